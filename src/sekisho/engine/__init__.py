@@ -1,0 +1,1 @@
+"""The Python face of the native engine, and the model it is checked against."""

@@ -1,0 +1,1 @@
+"""Disposable virtual machines with real guests."""

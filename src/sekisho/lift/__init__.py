@@ -1,0 +1,1 @@
+"""Bytes to P-code, one instruction at a time."""

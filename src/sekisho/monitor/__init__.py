@@ -1,0 +1,1 @@
+"""Runs an unmodified VMM under the engine."""

@@ -1,0 +1,1 @@
+"""The versioned file that holds protocols, and its compilation to the engine's table."""

@@ -1,0 +1,1 @@
+"""The I/O automaton of a driver and its algebra."""

@@ -1,0 +1,1 @@
+"""Tables, SVG and HTML for people."""

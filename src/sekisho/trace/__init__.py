@@ -1,0 +1,1 @@
+"""I/O traces: record, read, write, convert."""

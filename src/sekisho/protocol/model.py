@@ -5,16 +5,16 @@ It is built from a binary (or written by hand), stored in a policy, and simulate
 * A **run** is one activation of an entry. It is *at* a node, and has its own local variables (all 0 when it opens).
 * A node with a site is a **place**: an edge into it is taken together with an event that fits the node's rule. A node
   without a site is **silent**: an edge into it, or to `END`, is taken at any time, without an event.
-* An edge may be taken when its condition holds at that moment; taking it performs its assignments, all computed from the
-  values before the edge. Condition and assignments of one edge are atomic; between two edges any other run may move.
-  After an event that reads, the answer is bound to the node's `bind` variable before any further edge is tried.
-* A run opens by an edge of an entry, and is gone when it takes an edge to `END`. An entry with a silent path to `END` is a
-  silent run: it changes tracked globals without an event.
+* An edge may be taken when its condition holds at that moment; taking it performs its assignments, all computed from
+  the values before the edge. Condition and assignments of one edge are atomic; between two edges any other run may
+  move. After an event that reads, the answer is bound to the node's `bind` variable before any further edge is tried.
+* A run opens by an edge of an entry, and is gone when it takes an edge to `END`. An entry with a silent path to `END`
+  is a silent run: it changes tracked globals without an event.
 * `slots` bounds how many runs of a kind are open at once (irq and timer: on each vCPU).
 
 Conditions, assignments and expressions are written in Python's expression syntax, restricted to unsigned 32-bit
-arithmetic; `sekisho.protocol.expression` defines the subset. Names are tracked globals, locals, and inside a rule `value`
-(the datum written) and `address`.
+arithmetic; `sekisho.protocol.expression` defines the subset. Names are tracked globals, locals, and inside a rule
+`value` (the datum written) and `address`.
 """
 
 from typing import Literal
@@ -101,8 +101,8 @@ class Edge(Struct, frozen=True, omit_defaults=True):
 class Node(Struct, frozen=True, omit_defaults=True):
     """A place (with `site`, an index into the protocol's sites) or a silent node (without).
 
-    `context` is the call string, outermost function first. `addresses` holds single addresses and inclusive ranges, as in
-    `0x3f5` and `0x3f1-0x3f5`; empty on a place means any address that the device owns. `value` restricts what is
+    `context` is the call string, outermost function first. `addresses` holds single addresses and inclusive ranges, as
+    in `0x3f5` and `0x3f1-0x3f5`; empty on a place means any address that the device owns. `value` restricts what is
     written. `bind` names the local that takes the datum read or written (for a string transfer: none).
     """
 

@@ -1,0 +1,91 @@
+"""Minimising keeps the language; what the tests compare is every accepted sequence up to a length."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sekisho.protocol.minimise import minimise
+from sekisho.protocol.model import END, Edge, Entry, Node, Protocol
+
+LENGTH = 4
+
+
+def protocol(entry: list[str], nodes: dict[str, tuple[int | None, list[str]]]) -> Protocol:
+    return Protocol(
+        name="t",
+        driver=None,
+        sites=(),
+        globals=(),
+        locals=(),
+        entries=(Entry("e", "task", tuple(Edge(to) for to in entry)),),
+        nodes=tuple(
+            Node(name, site=site, edges=tuple(Edge(to) for to in targets)) for name, (site, targets) in nodes.items()
+        ),
+        slots={"task": 1},
+    )
+
+
+def language(program: Protocol) -> set[tuple[int | str, ...]]:
+    """Every sequence of sites of one run, up to LENGTH; a run that reached its end is marked so."""
+    nodes = {node.id: node for node in program.nodes}
+    words: set[tuple[int | str, ...]] = set()
+    seen: set[tuple[str, tuple[int | str, ...]]] = set()
+    ahead: list[tuple[str, tuple[int | str, ...]]] = [(e.to, ()) for entry in program.entries for e in entry.edges]
+    while ahead:
+        name, word = ahead.pop()
+        if (name, word) in seen:
+            continue
+        seen.add((name, word))
+        if name == END:
+            words.add((*word, END))
+            continue
+        site = nodes[name].site
+        if site is not None:
+            word = (*word, site)
+            words.add(word)
+        if len(word) < LENGTH:
+            ahead.extend((edge.to, word) for edge in nodes[name].edges)
+    return words
+
+
+names = st.sampled_from(["a", "b", "c", "d", "f"])
+targets = st.lists(st.one_of(names, st.just(END)), max_size=4)
+programs = st.builds(
+    protocol,
+    targets,
+    st.fixed_dictionaries(
+        {name: st.tuples(st.one_of(st.none(), st.integers(0, 1)), targets) for name in ["a", "b", "c", "d", "f"]}
+    ),
+)
+
+
+@given(programs)
+def test_minimising_keeps_every_sequence_and_adds_none(program: Protocol) -> None:
+    assert language(minimise(program)) == language(program)
+
+
+@given(programs)
+def test_minimising_twice_changes_nothing_more(program: Protocol) -> None:
+    once = minimise(program)
+    assert len(minimise(once).nodes) <= len(once.nodes)
+
+
+def test_a_silent_node_on_the_way_is_cut_out() -> None:
+    small = minimise(protocol(["s"], {"s": (None, ["p"]), "p": (0, ["s", END])}))
+    assert [node.id for node in small.nodes] == ["p"]
+
+
+def test_places_that_behave_alike_become_one() -> None:
+    small = minimise(protocol(["p", "q"], {"p": (0, [END]), "q": (0, [END]), "r": (1, ["r"])}))
+    assert [node.id for node in small.nodes] == ["p"]
+    assert "1 more call strings" in small.nodes[0].comment
+
+
+def test_a_silent_node_behind_a_condition_stays() -> None:
+    program = protocol(["s"], {"s": (None, ["p"]), "p": (0, [END])})
+    guarded = Protocol(
+        **{
+            **{name: getattr(program, name) for name in program.__struct_fields__},
+            "entries": (Entry("e", "task", (Edge("s", when="g == 1"),)),),
+        }
+    )
+    assert {node.id for node in minimise(guarded).nodes} == {"s", "p"}

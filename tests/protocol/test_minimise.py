@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import END, Edge, Entry, Node, Protocol
-
-LENGTH = 4
+from tests.protocol.languages import Word, language
 
 
 def protocol(entry: list[str], nodes: dict[str, tuple[int | None, list[str]]]) -> Protocol:
@@ -24,27 +23,8 @@ def protocol(entry: list[str], nodes: dict[str, tuple[int | None, list[str]]]) -
     )
 
 
-def language(program: Protocol) -> set[tuple[int | str, ...]]:
-    """Every sequence of sites of one run, up to LENGTH; a run that reached its end is marked so."""
-    nodes = {node.id: node for node in program.nodes}
-    words: set[tuple[int | str, ...]] = set()
-    seen: set[tuple[str, tuple[int | str, ...]]] = set()
-    ahead: list[tuple[str, tuple[int | str, ...]]] = [(e.to, ()) for entry in program.entries for e in entry.edges]
-    while ahead:
-        name, word = ahead.pop()
-        if (name, word) in seen:
-            continue
-        seen.add((name, word))
-        if name == END:
-            words.add((*word, END))
-            continue
-        site = nodes[name].site
-        if site is not None:
-            word = (*word, site)
-            words.add(word)
-        if len(word) < LENGTH:
-            ahead.extend((edge.to, word) for edge in nodes[name].edges)
-    return words
+def words(program: Protocol) -> set[Word]:
+    return language(program.entries, program.nodes)
 
 
 names = st.sampled_from(["a", "b", "c", "d", "f"])
@@ -60,7 +40,7 @@ programs = st.builds(
 
 @given(programs)
 def test_minimising_keeps_every_sequence_and_adds_none(program: Protocol) -> None:
-    assert language(minimise(program)) == language(program)
+    assert words(minimise(program)) == words(program)
 
 
 @given(programs)

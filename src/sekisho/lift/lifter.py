@@ -1,0 +1,209 @@
+"""Machine code to P-code, one instruction at a time, each kept once lifted; pypcode does the decoding."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import pypcode
+
+from sekisho.image import Image
+from sekisho.image.elf import Architecture
+from sekisho.lift.pcode import CONST, RAM, REGISTER, UNIQUE, Code, Op, Varnode
+
+INSTRUCTION_LIMIT = 15
+"""Longest x86 instruction in bytes (Intel SDM vol. 2A, 2.3.11)."""
+
+_LANGUAGES: dict[Architecture, str] = {"i386": "x86:LE:32:default", "x86-64": "x86:LE:64:default"}
+_SPACES = {"const": CONST, "register": REGISTER, "unique": UNIQUE, "ram": RAM}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What makes an instruction an I/O site.
+
+    `width` is in bytes; `port` a register or constant; `data` the varnode written to the port, or that takes what was
+    read. For the string forms `data` is a temporary that a LOAD fills or a STORE empties, and `repeated` says whether
+    there is a REP prefix.
+    """
+
+    direction: Literal["in", "out"]
+    width: int
+    port: Varnode
+    data: Varnode
+    string: bool
+    repeated: bool
+
+
+Kind = Literal["", "branch", "jump", "call", "indirect jump", "indirect call", "return", "trap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction: `length` bytes at `address`, its P-code, and its I/O access if it makes one.
+
+    `kind` says how it moves control: empty for going on behind it, `branch` for a conditional jump, `trap` for one that
+    is meant not to return (ud2, int3). `target` is the code address of a direct one; that of an indirect one is the
+    input of its last operation. Jumps to itself or right behind itself (repeated string forms, conditional moves) do
+    not count: they stay inside the P-code.
+    """
+
+    address: int
+    length: int
+    ops: tuple[Op, ...]
+    kind: Kind = ""
+    target: int | None = None
+    access: Access | None = None
+
+    @property
+    def end(self) -> int:
+        """Address of what stands behind it."""
+        return self.address + self.length
+
+
+class Language:
+    """SLEIGH's idea of an architecture: decoder, and registers by name and place."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        # Not by pypcode's own search, which parses the definitions of all of its processors: 40 ms of every command.
+        folder = Path(pypcode.SPECFILES_DIR) / "x86" / "data" / "languages"
+        definitions = ElementTree.parse(folder / "x86.ldefs").getroot()
+        wanted = _LANGUAGES[architecture]
+        element = next(element for element in definitions if element.get("id") == wanted)
+        self.context = pypcode.Context(pypcode.ArchLanguage(str(folder), element))
+        self.architecture: Architecture = architecture
+        self.word = 8 if architecture == "x86-64" else 4
+        self.registers: dict[str, Varnode] = {
+            name: Varnode(REGISTER, varnode.offset, varnode.size)
+            for name, varnode in self.context.registers.items()
+            if varnode.space.name == "register"
+        }
+        """By Ghidra's upper-case names: RAX, EAX, AX, AL, AH, CF, …."""
+        self._spaces: dict[Any, int] = {}
+        self._varnodes: dict[tuple[Any, int, int], Varnode] = {}
+        self._codes = {id(code): int(code.value) for code in pypcode.OpCode.__members__.values()}
+        self._names = {varnode: name for name, varnode in self.registers.items()}
+        self.stack_pointer = self.registers["RSP" if self.word == 8 else "ESP"]
+
+    def register_name(self, register: Varnode) -> str:
+        """Return the lower-case name of a register, or `reg[offset:size]` for a part without one."""
+        name = self._names.get(register)
+        return name.lower() if name else f"reg[{register.offset:#x}:{register.size}]"
+
+    def _varnode(self, raw: Any) -> Varnode:
+        key = (raw.space, raw.offset, raw.size)
+        known = self._varnodes.get(key)
+        if known is None:
+            known = self._varnodes[key] = Varnode(_SPACES[raw.space.name], raw.offset, raw.size)
+        return known
+
+    def lift(self, code: bytes, offset: int, address: int) -> Instruction | None:
+        """Lift the instruction at `offset` of `code`, which is loaded at `address`; None if it is not a valid one."""
+        try:
+            raw = self.context.translate(code, address, offset, INSTRUCTION_LIMIT, 1).ops
+        except (pypcode.BadDataError, pypcode.UnimplError):
+            return None
+        length = raw[0].inputs[0].size
+        # SLEIGH reads zeroes behind the end of its buffer.
+        if offset + length > len(code):
+            return None
+        codes, varnode = self._codes, self._varnode
+        ops = []
+        for op in raw[1:]:
+            code_number = codes[id(op.opcode)]
+            output = op.output
+            inputs = op.inputs
+            if code_number == Code.LOAD or code_number == Code.STORE:
+                inputs = inputs[1:]
+            ops.append(
+                Op(code_number, None if output is None else varnode(output), tuple([varnode(each) for each in inputs]))
+            )
+        return _classified(address, length, tuple(ops))
+
+
+# Numbers of SLEIGH's user operations for x86 (ia.sinc: "define pcodeop", in order).
+_IN, _OUT = 1, 2
+
+
+def _classified(address: int, length: int, ops: tuple[Op, ...]) -> Instruction:
+    """Make the instruction of these operations, with what it does to control flow and I/O."""
+    access: Access | None = None
+    kind: Kind = ""
+    target: int | None = None
+    for op in ops:
+        if op.code < Code.BRANCH or op.code > Code.RETURN:
+            continue
+        match op.code:
+            case Code.BRANCH | Code.CBRANCH:
+                goal = op.inputs[0]
+                if goal.space == RAM and goal.offset not in (address, address + length):
+                    kind = "jump" if op.code == Code.BRANCH else "branch"
+                    target = goal.offset
+            case Code.CALL:
+                kind, target = "call", op.inputs[0].offset
+            case Code.CALLIND | Code.BRANCHIND:
+                # ud2, int3 and int n: SLEIGH "jumps" or "calls" through the result of a user operation.
+                if op.inputs[0].space == UNIQUE and ops[0].code == Code.CALLOTHER and ops[0].output == op.inputs[0]:
+                    trap = op.code == Code.BRANCHIND or ops[-1].code == Code.RETURN
+                    return Instruction(address, length, ops[:1], "trap" if trap else "")
+                kind = "indirect call" if op.code == Code.CALLIND else "indirect jump"
+            case Code.RETURN:
+                kind = "return"
+            case Code.CALLOTHER:
+                if op.inputs[0].offset in (_IN, _OUT):
+                    access = _access(op, ops)
+    if len(ops) == 1 and ops[0].code == Code.BRANCH and ops[0].inputs[0].offset == address and length == 1:
+        ops = ()  # hlt waits for an interrupt and goes on; SLEIGH makes it an endless loop
+    return Instruction(address, length, ops, kind, target, access)
+
+
+def _access(op: Op, ops: tuple[Op, ...]) -> Access:
+    """Describe the I/O of one `in` or `out` operation."""
+    repeated = any(each.code == Code.CBRANCH for each in ops)
+    if op.inputs[0].offset == _IN:
+        assert op.output is not None
+        string = op.output.space == UNIQUE
+        return Access("in", op.output.size, op.inputs[1], op.output, string, repeated)
+    # SLEIGH writes out(port, value) for OUT, but out(value, port) for OUTS.
+    string = op.inputs[1].space == UNIQUE
+    port, data = (op.inputs[2], op.inputs[1]) if string else (op.inputs[1], op.inputs[2])
+    return Access("out", data.size, port, data, string, repeated)
+
+
+@lru_cache(maxsize=2)
+def language(architecture: Architecture) -> Language:
+    """Return the (shared) language of an architecture."""
+    return Language(architecture)
+
+
+class Lifter:
+    """The instructions of one image, each lifted once."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.language = language(image.architecture)
+        self._known: dict[int, Instruction | None] = {}
+
+    def at(self, address: int) -> Instruction | None:
+        """Return the instruction at `address`, or None where the image has no code or SLEIGH knows no such one."""
+        try:
+            return self._known[address]
+        except KeyError:
+            section = self.image.section_at(address)
+            instruction = None
+            if section is not None and section.executable:
+                instruction = self.language.lift(section.data, address - section.address, address)
+            self._known[address] = instruction
+            return instruction
+
+    def text(self, address: int) -> str:
+        """Return the instruction at `address` in (lower-case) Intel syntax, or `(bad)`."""
+        instruction = self.at(address)
+        code = None if instruction is None else self.image.read(address, instruction.length)
+        if code is None:
+            return "(bad)"
+        (decoded,) = self.language.context.disassemble(code, address, 0, len(code), 1).instructions
+        # SLEIGH writes prefixes as suffixes: INSD.REP
+        name, *prefixes = decoded.mnem.lower().split(".")
+        return " ".join([*prefixes, name, decoded.body.lower().replace(", ", ",")]).strip()

@@ -292,3 +292,39 @@ def compile_expression(tree: Tree, locate: Callable[[str], tuple[str, int]]) -> 
             return compile_expression(operand, locate) + head
         case Binary(name, left, right):
             return compile_expression(left, locate) + compile_expression(right, locate) + bytes([_OPCODE[name]])
+
+
+def fold(tree: Tree) -> Tree:
+    """The expression with its constant parts worked out; equal for every value of its names."""
+    match tree:
+        case Unary(name, operand):
+            tree = Unary(name, fold(operand))
+        case Member(operand, members):
+            tree = Member(fold(operand), members)
+        case Binary(name, left, right):
+            tree = Binary(name, fold(left), fold(right))
+            if name in ("and", "or"):
+                for one, other in ((tree.left, tree.right), (tree.right, tree.left)):
+                    if isinstance(one, Constant) and one.value is not None:
+                        if bool(one.value) == (name == "or"):
+                            return Constant(int(name == "or"))
+                        if truth_valued(other):
+                            return other
+    if isinstance(tree, Unary | Member | Binary) and not names(tree):
+        return Constant(evaluate(tree, {}))
+    return tree
+
+
+def truth_valued(tree: Tree) -> bool:
+    """Whether the expression can only be 0, 1 or ANY."""
+    match tree:
+        case Constant(value):
+            return value in (0, 1, None)
+        case Name():
+            return False
+        case Unary(name, _):
+            return name == "not"
+        case Member():
+            return True
+        case Binary(name, _, _):
+            return name in ("==", "!=", "<", "<=", ">", ">=", "and", "or")

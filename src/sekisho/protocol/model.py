@@ -29,7 +29,7 @@ END = "end"
 """Target of an edge that closes the run."""
 
 
-class Window(Struct, frozen=True, omit_defaults=True):
+class Window(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Code bytes around a site, by which the driver is found in guest memory.
 
     `offset` is where the window begins in the site's section; `code` is hexadecimal, two digits a byte, `??` for a byte
@@ -40,7 +40,7 @@ class Window(Struct, frozen=True, omit_defaults=True):
     code: str
 
 
-class Site(Struct, frozen=True, omit_defaults=True):
+class Site(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One I/O instruction of the driver. `width` is in bytes; `length` that of the instruction."""
 
     section: str
@@ -54,13 +54,13 @@ class Site(Struct, frozen=True, omit_defaults=True):
     window: Window | None = None
 
 
-class Constants(Struct, frozen=True, tag="set", tag_field="kind"):
+class Constants(Struct, frozen=True, forbid_unknown_fields=True, tag="set", tag_field="kind"):
     """The datum is one of finitely many values."""
 
     values: tuple[int, ...]
 
 
-class Bits(Struct, frozen=True, tag="bits", tag_field="kind"):
+class Bits(Struct, frozen=True, forbid_unknown_fields=True, tag="bits", tag_field="kind"):
     """The datum has the bits of `value` wherever `mask` is set, and first <= datum <= last."""
 
     mask: int
@@ -69,19 +69,19 @@ class Bits(Struct, frozen=True, tag="bits", tag_field="kind"):
     last: int = 0xFFFFFFFF
 
 
-class Expression(Struct, frozen=True, tag="expression", tag_field="kind"):
+class Expression(Struct, frozen=True, forbid_unknown_fields=True, tag="expression", tag_field="kind"):
     """The datum equals one of these expressions over globals and locals (values read or written before)."""
 
     equals: tuple[str, ...]
 
 
-class Payload(Struct, frozen=True, tag="payload", tag_field="kind"):
+class Payload(Struct, frozen=True, forbid_unknown_fields=True, tag="payload", tag_field="kind"):
     """Bytes that belong to the user of the driver: any value."""
 
     source: str
 
 
-class Unknown(Struct, frozen=True, tag="unknown", tag_field="kind"):
+class Unknown(Struct, frozen=True, forbid_unknown_fields=True, tag="unknown", tag_field="kind"):
     """The analysis could not tell: any value; `reason` says why."""
 
     reason: str
@@ -90,7 +90,7 @@ class Unknown(Struct, frozen=True, tag="unknown", tag_field="kind"):
 Value = Constants | Bits | Expression | Payload | Unknown
 
 
-class Edge(Struct, frozen=True, omit_defaults=True):
+class Edge(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A step of a run to the node `to` (or `END`), under the condition `when`, performing the assignments `set`."""
 
     to: str
@@ -98,7 +98,7 @@ class Edge(Struct, frozen=True, omit_defaults=True):
     set: dict[str, str] = {}
 
 
-class Node(Struct, frozen=True, omit_defaults=True):
+class Node(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A place (with `site`, an index into the protocol's sites) or a silent node (without).
 
     `context` is the call string, outermost function first. `addresses` holds single addresses and inclusive ranges, as
@@ -116,7 +116,7 @@ class Node(Struct, frozen=True, omit_defaults=True):
     comment: str = ""
 
 
-class Entry(Struct, frozen=True, omit_defaults=True):
+class Entry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A function of the driver that the rest of the kernel can call."""
 
     name: str
@@ -125,7 +125,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     comment: str = ""
 
 
-class Global(Struct, frozen=True, omit_defaults=True):
+class Global(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A tracked global and the values it may have before the driver's first run."""
 
     name: str
@@ -133,7 +133,7 @@ class Global(Struct, frozen=True, omit_defaults=True):
     comment: str = ""
 
 
-class Signal(Struct, frozen=True, omit_defaults=True):
+class Signal(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An event that comes from the device: the interrupt line's level changes, and tracked globals are assigned."""
 
     line: int
@@ -141,7 +141,7 @@ class Signal(Struct, frozen=True, omit_defaults=True):
     set: dict[str, str]
 
 
-class Note(Struct, frozen=True, omit_defaults=True):
+class Note(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A widening (where the filter is looser than the driver) or an assumption (where a driver could be denied)."""
 
     name: str
@@ -149,7 +149,7 @@ class Note(Struct, frozen=True, omit_defaults=True):
     at: str = ""
 
 
-class Driver(Struct, frozen=True, omit_defaults=True):
+class Driver(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which binary a protocol was derived from."""
 
     file: str
@@ -158,7 +158,7 @@ class Driver(Struct, frozen=True, omit_defaults=True):
     release: str = ""
 
 
-class Protocol(Struct, frozen=True, omit_defaults=True):
+class Protocol(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One driver's automaton, with what it rests on."""
 
     name: str

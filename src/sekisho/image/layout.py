@@ -203,6 +203,7 @@ class _Layout:
             symbols=tuple(placed),
             relocations=tuple(relocations),
             extern_range=(self.extern_address, self.extern_end),
+            got=self.got_address,
         )
 
     def _made_up_sections(self) -> Iterable[Section]:

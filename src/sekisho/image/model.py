@@ -78,6 +78,8 @@ class Image:
     relocations: tuple[Relocation, ...]
     """Sorted by address."""
     extern_range: tuple[int, int]
+    got: int
+    """Address of the global offset table; position-independent i386 code reckons from it."""
 
     @property
     def word(self) -> int:
@@ -153,9 +155,19 @@ class Image:
 
     @cached_property
     def _by_address(self) -> tuple[list[int], list[Symbol]]:
-        rank = {"function": 0, "object": 1, "none": 2}
+        rank = {"function": 2, "object": 1, "none": 0}
+        # Of several names the global one, but floppy_module_init says more than its alias init_module.
+        aliases = ("init_module", "cleanup_module")
         named = [symbol for symbol in self.symbols if symbol.kind in rank]
-        named.sort(key=lambda symbol: (symbol.address, -rank[symbol.kind], symbol.binding == "global", symbol.name))
+        named.sort(
+            key=lambda symbol: (
+                symbol.address,
+                rank[symbol.kind],
+                symbol.name not in aliases,
+                symbol.binding == "global",
+                symbol.name,
+            )
+        )
         return [symbol.address for symbol in named], named
 
     @cached_property

@@ -82,7 +82,7 @@ class Language:
         """By Ghidra's upper-case names: RAX, EAX, AX, AL, AH, CF, …."""
         self._spaces: dict[Any, int] = {}
         self._varnodes: dict[tuple[Any, int, int], Varnode] = {}
-        self._codes = {id(code): int(code.value) for code in pypcode.OpCode.__members__.values()}
+        self._codes = {id(getattr(pypcode.OpCode, code.name)): int(code) for code in Code}
         self._names = {varnode: name for name, varnode in self.registers.items()}
         self.stack_pointer = self.registers["RSP" if self.word == 8 else "ESP"]
 
@@ -119,6 +119,8 @@ class Language:
             ops.append(
                 Op(code_number, None if output is None else varnode(output), tuple([varnode(each) for each in inputs]))
             )
+        if all(op.output is not None and op.output.space == UNIQUE and op.code != Code.CALLOTHER for op in ops):
+            ops.clear()  # multi-byte no-ops compute an address for nothing
         return _classified(address, length, tuple(ops))
 
 

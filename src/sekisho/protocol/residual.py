@@ -5,8 +5,10 @@ the calls and so gives the protocol, where every place has its calling context.
 """
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from sekisho.protocol.model import Kind, Value
+from sekisho.protocol.model import END, Edge, Kind, Value
+from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
 
 
 class Step(Struct, frozen=True, omit_defaults=True):
@@ -53,3 +55,43 @@ class Residual(Struct, frozen=True):
 
     routines: dict[str, Routine]
     openings: tuple[Opening, ...]
+
+
+def simplify(residual: Residual) -> Residual:
+    """Return the same program with each routine made small: what is inlined many times should be short."""
+    routines = {name: _simplify(routine) for name, routine in residual.routines.items()}
+    return Residual(routines, residual.openings)
+
+
+def _simplify(routine: Routine) -> Routine:
+    points = {str(index): point for index, point in enumerate(routine.points)}
+    edges = {
+        name: tuple(Edge(END if step.to is None else str(step.to), step.when, step.set) for step in point.steps)
+        for name, point in points.items()
+    }
+    # The first point stays: it is where the routine is entered.
+    cut_passages(edges, {name for name, point in points.items() if name != "0" and _silent(point)})
+    kept = reachable(edges, ["0"]) - {END}
+    labels = {
+        name: (name == "0", point.site, point.calls, point.may_skip, point.addresses, point.value, point.bind)
+        for name, point in points.items()
+        if name in kept
+    }
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(number, name) for name, number in alike(edges, labels).items()}
+    ordered = [name for name in points if names.get(name) == name]
+    index = {name: number for number, name in enumerate(ordered)}
+    return Routine(
+        routine.name,
+        tuple(
+            replace(
+                points[name],
+                steps=tuple(Step(index.get(edge.to), edge.when, edge.set) for edge in renamed(edges[name], names)),
+            )
+            for name in ordered
+        ),
+    )
+
+
+def _silent(point: Point) -> bool:
+    return point.site is None and not point.calls

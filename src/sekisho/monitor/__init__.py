@@ -1,1 +1,1 @@
-"""Runs an unmodified VMM under the engine."""
+"""Runs an unmodified VMM under the engine: launcher, records, log, control socket, metrics."""

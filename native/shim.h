@@ -1,0 +1,128 @@
+/*
+ * The shim: preloaded into a VMM, it stands at ioctl(KVM_RUN) and has the engine judge every I/O exit before the VMM sees it.
+ * One struct vm per KVM VM, one struct vcpu per vCPU. It must load into VMMs of older systems, so it calls the kernel
+ * directly where a libc function would need a new symbol version, and uses no threads library.
+ */
+#ifndef SEKISHO_SHIM_H
+#define SEKISHO_SHIM_H
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/kvm.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "channel.h"
+#include "engine.h"
+#include "locate.h"
+
+#define SHIM_VMS 8
+#define SHIM_FILES 65536
+#define SHIM_DOORBELLS 1024
+#define SHIM_LINES 256
+
+struct vcpu;
+
+/* A lock for what is rare: 0 free, 1 held, 2 held and waited for. */
+typedef _Atomic uint32_t shim_lock;
+
+struct vm {
+	int file;
+	struct sekisho_engine *engine;
+	struct sekisho_policy_facts facts;
+	struct locator *locator;
+	uint32_t generation;
+	struct memory memory;
+
+	/*
+	 * Nobody handles an exit while somebody changes the memory slots or the engine: a changer sets `closed` and waits until
+	 * no vCPU is busy and no `visitors` are inside; whoever finds it closed stays out.
+	 */
+	shim_lock change;
+	_Atomic uint32_t closed;
+	_Atomic uint32_t visitors;
+
+	shim_lock located;  /* the locator's state */
+	shim_lock ordering; /* while tracing: records stand in the order in which the engine judged */
+	shim_lock rate;
+	uint64_t rate_time;
+	uint32_t rate_tokens;
+
+	bool synchronised; /* KVM leaves the registers in the run page */
+	bool kernel_irqchip, kernel_apic, kernel_pit;
+	_Atomic bool started;	/* a vCPU has run */
+	_Atomic bool paging;	/* an exit was seen with paging on, since the last reset */
+	_Atomic uint32_t epoch; /* raised by every reset */
+	_Atomic uint64_t judged;
+	_Atomic uint8_t levels[SHIM_LINES];
+	uint64_t run_size;
+
+	struct kvm_ioeventfd doorbells[SHIM_DOORBELLS];
+	uint32_t doorbell_count;
+	struct vcpu *vcpus[CHANNEL_VCPUS];
+	_Atomic uint32_t vcpu_count;
+};
+
+struct vcpu {
+	_Alignas(64) _Atomic uint32_t busy;
+	struct vm *vm;
+	struct kvm_run *run;
+	struct channel_vcpu *counters;
+	int file;
+	uint32_t index; /* in order of creation; the engine's and the trace's number */
+
+	/* A read that was let through, until its answer is there. */
+	bool unanswered;
+	bool judged; /* the engine waits for the answer, too */
+	uint32_t epoch;
+	uint64_t ip;
+	struct sekisho_event event;
+
+	/* What the VMM did to the registers since the last KVM_RUN. */
+	bool registers_set, segments_at_reset, instruction_at_reset, reset_seen;
+};
+
+/* shim.c */
+extern struct channel *shim_channel; /* NULL: not under a launcher; everything passes */
+extern int shim_table; /* the memory file of the compiled policy */
+long shim_ioctl(int file, unsigned long request, void *argument);
+void shim_wake(void);
+_Noreturn void shim_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* shim_lock.c */
+void shim_acquire(shim_lock *lock);
+void shim_release(shim_lock *lock);
+void shim_enter(struct vcpu *vcpu);
+void shim_leave(struct vcpu *vcpu);
+void shim_visit(struct vm *vm);
+void shim_depart(struct vm *vm);
+void shim_close(struct vm *vm);
+void shim_open(struct vm *vm);
+void shim_nap(long microseconds);
+
+/* shim_ring.c */
+struct shim_text {
+	const void *bytes;
+	uint32_t size;
+};
+/* Head and parts become one record. `wait`: for room, as long as the launcher lives. False: no room. */
+bool shim_record(const struct record *head, const struct shim_text *parts, int count, bool wait);
+void shim_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* shim_vm.c */
+struct vcpu *shim_vcpu(int file);
+int shim_observe(int file, uint32_t request, void *argument);
+void shim_reload(struct vm *vm);
+
+/* shim_run.c */
+int shim_run(struct vcpu *vcpu);
+void shim_statistics(struct vm *vm);
+void shim_line(struct vm *vm, uint32_t line, uint32_t level);
+
+/* shim_denial.c */
+void shim_denied(struct vcpu *vcpu, const struct sekisho_denial *denial, uint64_t ip, bool enforced);
+
+#endif

@@ -1,0 +1,440 @@
+/* KVM_RUN: every I/O exit is judged here before the VMM sees it, and a denied one never gets there. */
+#include <signal.h>
+#include <string.h>
+
+#include "shim.h"
+
+#define EFER_LMA (1u << 10)
+#define CR0_PG (1u << 31)
+#define STATISTICS_EVERY 1024
+#define HOLD_STEP 500		/* microseconds */
+#define HOLD_LIMIT 3000000
+
+/* One I/O exit, of either kind. */
+struct exit_request {
+	struct sekisho_event event;
+	uint8_t *data;
+	uint32_t size;
+	uint64_t ip; /* linear */
+	struct paging paging;
+};
+
+enum answer { TO_VMM, DENIED, DENIED_PAUSE };
+
+static void copy_statistics(struct vm *vm)
+{
+	struct channel_engine *to = &shim_channel->engine;
+	struct sekisho_statistics from;
+
+	sekisho_engine_statistics(vm->engine, &from);
+	atomic_store_explicit(&to->allowed, from.allowed, memory_order_relaxed);
+	atomic_store_explicit(&to->firmware, from.firmware, memory_order_relaxed);
+	atomic_store_explicit(&to->hits, from.hits, memory_order_relaxed);
+	atomic_store_explicit(&to->misses, from.misses, memory_order_relaxed);
+	atomic_store_explicit(&to->merges, from.merges, memory_order_relaxed);
+	atomic_store_explicit(&to->flushes, from.flushes, memory_order_relaxed);
+	atomic_store_explicit(&to->alternatives, from.alternatives, memory_order_relaxed);
+	atomic_store_explicit(&to->most_alternatives, from.most_alternatives, memory_order_relaxed);
+	atomic_store_explicit(&to->memory, from.memory, memory_order_relaxed);
+	for (int i = 0; i < SEKISHO_KINDS; i++)
+		atomic_store_explicit(&to->open_runs[i], from.open_runs[i], memory_order_relaxed);
+}
+
+static void count(_Atomic uint64_t *counter)
+{
+	/* Only this thread writes it: no locked instruction is needed. */
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+static bool tracing(void)
+{
+	return atomic_load_explicit(&shim_channel->tracing, memory_order_relaxed) != 0;
+}
+
+static void trace(const struct record *head, const struct shim_text *parts, int parts_count)
+{
+	if (!shim_record(head, parts, parts_count, true))
+		atomic_fetch_add(&shim_channel->lost, 1);
+}
+
+static void trace_event(const struct sekisho_event *event, uint64_t ip, int verdict)
+{
+	struct record head = {
+		.kind = RECORD_EVENT, .verdict = (uint8_t)verdict, .vcpu = event->vcpu, .count = event->count, .ip = ip,
+		.address = event->address, .space = event->space, .direction = event->direction, .width = event->width,
+		.origin = event->origin,
+	};
+	struct shim_text data = { event->data, event->width * event->count };
+
+	trace(&head, &data, event->data != NULL);
+}
+
+void shim_line(struct vm *vm, uint32_t line, uint32_t level)
+{
+	struct record head = { .kind = RECORD_LINE, .vcpu = line, .count = level };
+	bool traced = tracing();
+
+	/* QEMU sets a line as often as it likes; what counts is the change. */
+	if (line >= SHIM_LINES || atomic_exchange(&vm->levels[line], (uint8_t)level) == level)
+		return;
+	shim_visit(vm);
+	if (traced)
+		shim_acquire(&vm->ordering);
+	sekisho_engine_signal(vm->engine, line, level);
+	if (traced) {
+		trace(&head, NULL, 0);
+		shim_release(&vm->ordering);
+	}
+	shim_depart(vm);
+}
+
+static void raise_unseen_lines(struct vm *vm)
+{
+	uint32_t line, device;
+
+	for (uint32_t i = 0; !sekisho_engine_line(vm->engine, i, &line, &device); i++)
+		sekisho_engine_signal(vm->engine, line, 1);
+}
+
+/* Back to the beginning, or to knowing nothing. */
+static void restart(struct vcpu *vcpu, bool reset)
+{
+	struct vm *vm = vcpu->vm;
+	struct record head = { .kind = RECORD_RESET, .count = !reset };
+
+	shim_close(vm);
+	if (reset)
+		sekisho_engine_reset(vm->engine);
+	else
+		sekisho_engine_forget(vm->engine, atomic_load(&vm->vcpu_count));
+	locator_forget(vm->locator);
+	atomic_store(&vm->paging, false);
+	atomic_fetch_add(&vm->epoch, 1);
+	copy_statistics(vm);
+	shim_open(vm);
+	atomic_fetch_add(&shim_channel->resets, 1);
+	if (tracing())
+		trace(&head, NULL, 0);
+	else
+		shim_record(&head, NULL, 0, false);
+}
+
+/*
+ * A reset, a restored snapshot, and an incoming migration all set the boot vCPU's registers before it runs again; the last
+ * values tell them apart. (A VMM also sets registers for other reasons, but then never to the reset vector.)
+ */
+static void look_at_registers(struct vcpu *vcpu)
+{
+	bool first = vcpu->index == 0 && !atomic_exchange(&vcpu->vm->started, true);
+	bool at_reset = vcpu->segments_at_reset && vcpu->instruction_at_reset;
+
+	/* The engine was opened at the beginning: a first start at the reset vector is nothing new to it. */
+	if (vcpu->index == 0 && (first ? !at_reset : vcpu->reset_seen))
+		restart(vcpu, at_reset);
+	vcpu->registers_set = vcpu->reset_seen = vcpu->segments_at_reset = vcpu->instruction_at_reset = false;
+}
+
+/* The VMM has put the answer to the last read into the run page. */
+static void take_answer(struct vcpu *vcpu)
+{
+	struct vm *vm = vcpu->vm;
+	bool traced = tracing();
+
+	vcpu->unanswered = false;
+	shim_enter(vcpu);
+	if (traced)
+		shim_acquire(&vm->ordering);
+	if (vcpu->judged && vcpu->epoch == atomic_load(&vm->epoch))
+		sekisho_engine_answer(vm->engine, &vcpu->event);
+	if (traced) {
+		trace_event(&vcpu->event, vcpu->ip, SEKISHO_ALLOW);
+		shim_release(&vm->ordering);
+	}
+	shim_leave(vcpu);
+}
+
+/* Describes the exit in the run page; false if it is not one for I/O. */
+static bool read_exit(const struct vcpu *vcpu, struct exit_request *request)
+{
+	struct kvm_run *run = vcpu->run;
+	struct sekisho_event *event = &request->event;
+
+	if (run->exit_reason == KVM_EXIT_IO) {
+		*event = (struct sekisho_event){
+			.space = SEKISHO_PIO, .direction = run->io.direction == KVM_EXIT_IO_OUT ? SEKISHO_OUT : SEKISHO_IN,
+			.width = run->io.size, .count = run->io.count, .address = run->io.port,
+		};
+		request->data = (uint8_t *)run + run->io.data_offset;
+	} else if (run->exit_reason == KVM_EXIT_MMIO) {
+		*event = (struct sekisho_event){
+			.space = SEKISHO_MMIO, .direction = run->mmio.is_write ? SEKISHO_OUT : SEKISHO_IN,
+			.width = (uint8_t)run->mmio.len, .count = 1, .address = run->mmio.phys_addr,
+		};
+		request->data = run->mmio.data;
+	} else {
+		return false;
+	}
+	event->vcpu = vcpu->index;
+	event->site = SEKISHO_NO_SITE;
+	event->data = event->direction == SEKISHO_OUT ? request->data : NULL;
+	request->size = event->width * event->count;
+	return true;
+}
+
+static void read_registers(const struct vcpu *vcpu, struct exit_request *request)
+{
+	struct kvm_sync_regs *saved = &vcpu->run->s.regs;
+	struct kvm_regs registers;
+	struct kvm_sregs segments;
+
+	if (vcpu->vm->synchronised) {
+		registers.rip = saved->regs.rip;
+		segments = saved->sregs;
+	} else if (shim_ioctl(vcpu->file, KVM_GET_REGS, &registers) || shim_ioctl(vcpu->file, KVM_GET_SREGS, &segments)) {
+		return;
+	}
+	request->ip = registers.rip;
+	if (!(segments.efer & EFER_LMA && segments.cs.l))
+		request->ip = (uint32_t)(registers.rip + segments.cs.base);
+	request->paging = (struct paging){
+		.cr0 = segments.cr0, .cr3 = segments.cr3, .cr4 = segments.cr4, .efer = segments.efer,
+		.address_space = vcpu->run->flags & KVM_RUN_X86_SMM ? 1 : 0,
+	};
+}
+
+static void record_section(struct vm *vm, int index)
+{
+	const struct located_section *section = &vm->locator->sections[index];
+	const char *protocol = sekisho_engine_protocol_name(vm->engine, section->protocol);
+	struct record head = { .kind = RECORD_CODE, .address = section->base };
+	struct shim_text parts[2] = {
+		{ protocol, (uint32_t)strlen(protocol) + 1 }, { section->name, (uint32_t)strlen(section->name) + 1 }
+	};
+
+	if (tracing())
+		trace(&head, parts, 2);
+	else if (!shim_record(&head, parts, 2, false))
+		atomic_fetch_add(&shim_channel->dropped, 1);
+}
+
+/* The request's site, by the code in guest memory around its instruction pointer. */
+static uint32_t find_site(struct vm *vm, const struct exit_request *request)
+{
+	struct request_code code = {
+		.ip = request->ip, .space = request->event.space, .direction = request->event.direction, .width = request->event.width
+	};
+	uint32_t site;
+	int section;
+
+	shim_acquire(&vm->located);
+	site = locate(vm->locator, &vm->memory, &request->paging, &code, &section);
+	if (section >= 0)
+		record_section(vm, section);
+	shim_release(&vm->located);
+	return site;
+}
+
+/*
+ * Whose code is it? Firmware is trusted only where the guest cannot write it, and only until the guest has switched paging on:
+ * afterwards a kernel could jump into it.
+ */
+static void find_origin(struct vm *vm, struct exit_request *request)
+{
+	struct sekisho_event *event = &request->event;
+	bool by_ip = vm->facts.match == SEKISHO_MATCH_IP;
+
+	if (by_ip || tracing()) {
+		event->site = find_site(vm, request);
+		if (event->site != SEKISHO_NO_SITE) {
+			event->origin = SEKISHO_ORIGIN_SITE;
+			return;
+		}
+	}
+	event->origin = by_ip ? SEKISHO_ORIGIN_ELSEWHERE : SEKISHO_ORIGIN_UNKNOWN;
+	if (vm->facts.firmware_allowed && !atomic_load_explicit(&vm->paging, memory_order_relaxed) &&
+	    code_is_read_only(&vm->memory, &request->paging, request->ip))
+		event->origin = SEKISHO_ORIGIN_FIRMWARE;
+}
+
+static void count_device(struct vm *vm, const struct sekisho_event *event, bool denied)
+{
+	struct sekisho_range range;
+
+	for (uint32_t i = 0; !sekisho_engine_range(vm->engine, i, &range); i++) {
+		if (range.space != event->space || event->address > range.last ||
+		    event->address + event->width <= range.first || range.device >= CHANNEL_DEVICES)
+			continue;
+		atomic_fetch_add_explicit(&shim_channel->devices[range.device].events, 1, memory_order_relaxed);
+		if (denied)
+			atomic_fetch_add_explicit(&shim_channel->devices[range.device].denied, 1, memory_order_relaxed);
+		return;
+	}
+}
+
+static void expect_answer(struct vcpu *vcpu, const struct exit_request *request, bool judged)
+{
+	if (request->event.direction != SEKISHO_IN)
+		return;
+	vcpu->unanswered = true;
+	vcpu->judged = judged;
+	vcpu->epoch = atomic_load(&vcpu->vm->epoch);
+	vcpu->ip = request->ip;
+	vcpu->event = request->event;
+	vcpu->event.data = request->data;
+}
+
+/* A request at an address that the policy names. */
+static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int scope)
+{
+	struct vm *vm = vcpu->vm;
+	struct sekisho_denial denial;
+	bool traced = tracing(), enforced;
+	int verdict;
+
+	read_registers(vcpu, request);
+	find_origin(vm, request);
+	if (!vm->kernel_irqchip && vm->facts.lines)
+		raise_unseen_lines(vm);
+	if (traced)
+		shim_acquire(&vm->ordering);
+	verdict = sekisho_engine_request(vm->engine, &request->event, &denial);
+	if (traced) {
+		if (verdict == SEKISHO_DENY || request->event.direction == SEKISHO_OUT)
+			trace_event(&request->event, request->ip, verdict);
+		shim_release(&vm->ordering);
+	}
+	count(scope == SEKISHO_GUARDED ? &vcpu->counters->guarded : &vcpu->counters->followed);
+	count_device(vm, &request->event, verdict == SEKISHO_DENY);
+	if (verdict == SEKISHO_DENY || !(atomic_fetch_add_explicit(&vm->judged, 1, memory_order_relaxed) % STATISTICS_EVERY))
+		copy_statistics(vm);
+	if (verdict == SEKISHO_ALLOW) {
+		expect_answer(vcpu, request, true);
+		return TO_VMM;
+	}
+	count(&vcpu->counters->denied);
+	enforced = atomic_load_explicit(&shim_channel->mode, memory_order_relaxed) == CHANNEL_ENFORCE;
+	if (denial.event.site == SEKISHO_NO_SITE)
+		denial.event.site = find_site(vm, request);
+	shim_denied(vcpu, &denial, request->ip, enforced);
+	if (!enforced)
+		return TO_VMM;
+	if (vm->facts.on_denial == SEKISHO_KILL)
+		for (;;)
+			syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+	return vm->facts.on_denial == SEKISHO_PAUSE ? DENIED_PAUSE : DENIED;
+}
+
+static enum answer filter(struct vcpu *vcpu, struct exit_request *request)
+{
+	struct vm *vm = vcpu->vm;
+	enum answer answer = TO_VMM;
+	int scope;
+
+	count(&vcpu->counters->events);
+	if (atomic_load_explicit(&shim_channel->generation, memory_order_relaxed) != vm->generation)
+		shim_reload(vm);
+	shim_enter(vcpu);
+	if (vm->synchronised && vcpu->run->s.regs.sregs.cr0 & CR0_PG && !atomic_load_explicit(&vm->paging, memory_order_relaxed))
+		atomic_store(&vm->paging, true);
+	scope = sekisho_engine_scope(vm->engine, request->event.space, request->event.address, request->event.width);
+	if (scope != SEKISHO_OUTSIDE) {
+		answer = judge(vcpu, request, scope);
+	} else if (tracing()) {
+		read_registers(vcpu, request);
+		if (request->event.direction == SEKISHO_OUT)
+			trace_event(&request->event, request->ip, SEKISHO_ALLOW);
+		else
+			expect_answer(vcpu, request, false);
+	}
+	shim_leave(vcpu);
+	return answer;
+}
+
+/* What a guest reads where no device answers. */
+static void answer_ones(const struct exit_request *request)
+{
+	if (request->event.direction == SEKISHO_IN)
+		memset(request->data, 0xff, request->size);
+}
+
+static int enter_guest(struct vcpu *vcpu)
+{
+	return (int)shim_ioctl(vcpu->file, KVM_RUN, NULL);
+}
+
+/*
+ * Lets the denied instruction come to its end inside KVM without the VMM: an exit that is handed on half done would be made
+ * again later, past us. What else the same instruction requests (the rest of a string) is dropped with it.
+ */
+static int finish_instruction(struct vcpu *vcpu, struct exit_request *request)
+{
+	int result;
+
+	do {
+		answer_ones(request);
+		vcpu->run->immediate_exit = 1;
+		result = enter_guest(vcpu);
+	} while (!result && read_exit(vcpu, request));
+	return result;
+}
+
+/*
+ * The launcher has the VMM stop its vCPUs (QMP `stop`); this one is held meanwhile, and comes back as interrupted, resumable.
+ * Where it cannot, the exit becomes an internal error: QEMU then stops the VM, but only a reset brings it back.
+ */
+static int pause_vcpu(struct vcpu *vcpu, struct exit_request *request)
+{
+	struct channel *channel = shim_channel;
+	struct record head = { .kind = RECORD_PAUSE, .vcpu = vcpu->index };
+	uint32_t stops = atomic_load(&channel->stops);
+	volatile uint8_t *kicked = &vcpu->run->immediate_exit;
+	bool stopped = false;
+	int result;
+
+	count(&vcpu->counters->paused);
+	if (atomic_load(&channel->stoppable)) {
+		atomic_fetch_add(&channel->pauses, 1);
+		shim_record(&head, NULL, 0, false);
+		shim_wake();
+		for (long waited = 0; waited < HOLD_LIMIT && !stopped; waited += HOLD_STEP) {
+			stopped = atomic_load(&channel->stops) != stops && *kicked;
+			if (!stopped)
+				shim_nap(HOLD_STEP);
+		}
+	}
+	result = finish_instruction(vcpu, request);
+	if (stopped || !result)
+		return result;
+	vcpu->run->immediate_exit = 0;
+	vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_SIMUL_EX;
+	vcpu->run->internal.ndata = 0;
+	return 0;
+}
+
+int shim_run(struct vcpu *vcpu)
+{
+	struct exit_request request;
+	int result;
+
+	if (vcpu->unanswered)
+		take_answer(vcpu);
+	if (vcpu->registers_set || !atomic_load_explicit(&vcpu->vm->started, memory_order_relaxed))
+		look_at_registers(vcpu);
+	for (;;) {
+		if (vcpu->vm->synchronised)
+			vcpu->run->kvm_valid_regs |= KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+		result = enter_guest(vcpu);
+		if (result || !read_exit(vcpu, &request))
+			return result;
+		switch (filter(vcpu, &request)) {
+		case TO_VMM:
+			return 0;
+		case DENIED:
+			answer_ones(&request);
+			break;
+		case DENIED_PAUSE:
+			return pause_vcpu(vcpu, &request);
+		}
+	}
+}

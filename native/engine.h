@@ -11,7 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEKISHO_API __attribute__((visibility("default")))
+/* The shared library for Python shows its functions; linked into the shim they stay hidden. */
+#ifdef SEKISHO_SHARED
+#pragma GCC visibility push(default)
+#endif
 
 /* cffi: begin */
 
@@ -218,5 +221,9 @@ const char *sekisho_reason_text(uint32_t reason);
 int sekisho_engine_describe_node(const struct sekisho_engine *engine, uint32_t node, char *text, size_t size);
 
 /* cffi: end */
+
+#ifdef SEKISHO_SHARED
+#pragma GCC visibility pop
+#endif
 
 #endif

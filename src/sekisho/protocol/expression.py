@@ -109,7 +109,7 @@ _APPLY: dict[str, Callable[[int, int], int]] = {
     ">=": operator.ge,
 }
 
-# The native engine's operations, numbered from 1; native/table.h has the same list.
+# The native engine's operations, numbered from 1; native/engine_table.h has the same list.
 _OPCODE = {name: code for code, name in enumerate(("constant", "any", "global", "local", "value", "address"), 1)}
 _OPCODE |= {
     name: code for code, name in enumerate(("not", "~", "negate", *_APPLY, "and", "or", "in"), len(_OPCODE) + 1)

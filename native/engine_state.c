@@ -1,0 +1,382 @@
+/* Interning, the two stores, and the transition cache in front of the steps. */
+#include "engine_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define RUNS_PER_ALTERNATIVE 2 /* distinct ones; they are shared */
+#define STORED_SETS 16384u
+#define TRANSITION_BUCKETS 8192u
+#define WAYS 4u
+
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+	return hash ^ hash >> 32;
+}
+
+static uint64_t hash_words(const uint32_t *words, size_t count)
+{
+	uint64_t hash = count;
+
+	for (size_t i = 0; i < count; i++)
+		hash = mix(hash, words[i]);
+	return hash;
+}
+
+static uint32_t power_of_two(uint64_t least)
+{
+	uint32_t size = 16;
+
+	while (size < least)
+		size *= 2;
+	return size;
+}
+
+static void *take(uint64_t *memory, uint64_t count, size_t size)
+{
+	*memory += count * size;
+	/* calloc takes large areas from the kernel as untouched pages: what is not used costs nothing. */
+	return calloc(count, size);
+}
+
+static bool pool_open(struct pool *pool, uint32_t limit, size_t stride, uint64_t *memory)
+{
+	pool->limit = limit;
+	pool->stride = (uint32_t)stride;
+	pool->mask = power_of_two(2ull * limit) - 1;
+	pool->records = take(memory, limit, stride);
+	pool->slots = take(memory, pool->mask + 1ull, sizeof *pool->slots);
+	return pool->records != NULL && pool->slots != NULL;
+}
+
+uint32_t pool_intern(struct pool *pool, const void *record)
+{
+	uint32_t at = (uint32_t)hash_words(record, pool->stride / 4) & pool->mask;
+
+	for (; pool->slots[at] != 0; at = (at + 1) & pool->mask)
+		if (memcmp(pool->records + (size_t)(pool->slots[at] - 1) * pool->stride, record, pool->stride) == 0)
+			return pool->slots[at] - 1;
+	if (pool->count == pool->limit)
+		return NOTHING;
+	memcpy(pool->records + (size_t)pool->count * pool->stride, record, pool->stride);
+	pool->slots[at] = pool->count + 1;
+	return pool->count++;
+}
+
+static void pool_clear(struct pool *pool)
+{
+	pool->count = 0;
+	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
+}
+
+static bool store_open(struct store *store, const struct machine *machine, uint64_t *memory)
+{
+	const struct run *run = NULL;
+	const struct values *values = NULL;
+	/* One step from a full set must fit into an empty store, with the sets before and after it. */
+	uint32_t alternatives = 16384 + 4 * machine->budget;
+
+	store->set_limit = STORED_SETS;
+	store->set_mask = power_of_two(2ull * STORED_SETS) - 1;
+	store->member_limit = 262144 + 4 * machine->budget;
+	store->sets = take(memory, store->set_limit, sizeof *store->sets);
+	store->set_slots = take(memory, store->set_mask + 1ull, sizeof *store->set_slots);
+	store->members = take(memory, store->member_limit, sizeof *store->members);
+	return pool_open(&store->runs, RUNS_PER_ALTERNATIVE * alternatives,
+			 offsetof(struct run, local) + machine->local_count * sizeof run->local[0], memory) &&
+	       pool_open(&store->values, alternatives,
+			 offsetof(struct values, global) +
+				 /* Whole words of 64 bits, so that `any` stays aligned. */
+				 (machine->protocol->global_count + 1u) / 2 * 2 * sizeof values->global[0], memory) &&
+	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) && store->sets != NULL &&
+	       store->set_slots != NULL && store->members != NULL;
+}
+
+static void store_clear(struct store *store)
+{
+	if (store->values.count == 0) /* never used: leave its pages untouched */
+		return;
+	pool_clear(&store->runs);
+	pool_clear(&store->values);
+	pool_clear(&store->alternatives);
+	memset(store->set_slots, 0, (store->set_mask + 1ull) * sizeof *store->set_slots);
+	store->set_count = 0;
+	store->member_count = 0;
+}
+
+static void pool_close(struct pool *pool)
+{
+	free(pool->records);
+	free(pool->slots);
+}
+
+static void store_close(struct store *store)
+{
+	pool_close(&store->runs);
+	pool_close(&store->values);
+	pool_close(&store->alternatives);
+	free(store->sets);
+	free(store->set_slots);
+	free(store->members);
+}
+
+static void describe_set(const struct store *store, struct set *set)
+{
+	memset(set->fewest, UNLIMITED, sizeof set->fewest);
+	set->pending = 0;
+	for (uint32_t i = 0; i < set->count; i++) {
+		const struct alternative *alternative = alternative_of(store, store->members[set->first + i]);
+		uint8_t known[SEKISHO_KINDS] = { 0 };
+
+		for (uint32_t j = 0; j < alternative->count; j++) {
+			const struct run *run = run_of(store, alternative->runs[j]);
+
+			known[run->kind]++;
+			set->pending |= run->pending;
+		}
+		for (int kind = 0; kind < SEKISHO_KINDS; kind++)
+			if (known[kind] < set->fewest[kind])
+				set->fewest[kind] = known[kind];
+	}
+}
+
+uint32_t store_set(struct store *store, const uint32_t *sorted, uint32_t count)
+{
+	uint32_t at = (uint32_t)hash_words(sorted, count) & store->set_mask;
+	struct set *set;
+
+	for (; store->set_slots[at] != 0; at = (at + 1) & store->set_mask) {
+		set = &store->sets[store->set_slots[at] - 1];
+		if (set->count == count && memcmp(store->members + set->first, sorted, count * sizeof *sorted) == 0)
+			return store->set_slots[at] - 1;
+	}
+	if (store->set_count == store->set_limit || count > store->member_limit - store->member_count)
+		return NOTHING;
+	set = &store->sets[store->set_count];
+	set->first = store->member_count;
+	set->count = count;
+	memcpy(store->members + set->first, sorted, count * sizeof *sorted);
+	store->member_count += count;
+	describe_set(store, set);
+	store->set_slots[at] = store->set_count + 1;
+	return store->set_count++;
+}
+
+/* A shell sort: the library's qsort may allocate. */
+void sort_words(uint32_t *words, uint32_t count)
+{
+	static const uint32_t gaps[] = { 8858, 3937, 1750, 701, 301, 132, 57, 23, 10, 4, 1 };
+
+	for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
+		for (uint32_t i = gaps[g]; i < count; i++) {
+			uint32_t word = words[i], at = i;
+
+			for (; at >= gaps[g] && words[at - gaps[g]] > word; at -= gaps[g])
+				words[at] = words[at - gaps[g]];
+			words[at] = word;
+		}
+	}
+}
+
+/* Moves the current set into the other store and forgets everything else. */
+static void flush(struct machine *machine)
+{
+	struct store *old = machine->store, *new = old == &machine->stores[0] ? &machine->stores[1] : &machine->stores[0];
+	const struct set *set = &old->sets[machine->current];
+
+	store_clear(new);
+	for (uint32_t i = 0; i < set->count; i++) {
+		struct alternative alternative = *alternative_of(old, old->members[set->first + i]);
+
+		alternative.values = pool_intern(&new->values, values_of(old, alternative.values));
+		for (uint32_t j = 0; j < alternative.count; j++)
+			alternative.runs[j] = pool_intern(&new->runs, run_of(old, alternative.runs[j]));
+		machine->list[i] = pool_intern(&new->alternatives, &alternative);
+	}
+	sort_words(machine->list, set->count);
+	machine->current = store_set(new, machine->list, set->count);
+	machine->store = new;
+	memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
+	machine->flushes++;
+}
+
+/* A new set has been reached: what it proves about the number of open runs. */
+static void account(struct machine *machine, uint32_t number)
+{
+	const struct set *set = &machine->store->sets[number];
+
+	if (set->count > machine->most_alternatives)
+		machine->most_alternatives = set->count;
+	for (int kind = 0; kind < SEKISHO_KINDS; kind++)
+		if (set->fewest[kind] != UNLIMITED && set->fewest[kind] > machine->open_runs[kind])
+			machine->open_runs[kind] = set->fewest[kind];
+}
+
+static uint32_t compute(struct machine *machine, const struct step *step)
+{
+	uint32_t next = step_take(machine, machine->current, step);
+
+	if (next == NOTHING) {
+		flush(machine);
+		next = step_take(machine, machine->current, step);
+	}
+	if (next == NOTHING) {
+		/* Not even in an empty store: everything is possible, which is never wrong. */
+		flush(machine);
+		machine->merges++;
+		next = step_forget(machine);
+	}
+	if (!(next & DENIED))
+		account(machine, next);
+	return next;
+}
+
+static uint64_t shape_of(const struct step *step, bool by_value)
+{
+	return (uint64_t)step->kind | (uint64_t)step->space << 8 | (uint64_t)step->direction << 16 |
+	       (uint64_t)step->width << 24 | (uint64_t)step->keep << 32 | (uint64_t)step->any_value << 40 |
+	       (uint64_t)(step->count != 1) << 41 | (uint64_t)by_value << 48;
+}
+
+static struct transition *bucket_of(const struct machine *machine, const struct step *step, uint64_t shape, uint32_t value)
+{
+	uint64_t hash = mix(mix((uint64_t)machine->current << 32 | value, step->address ^ shape),
+			    (uint64_t)step->site << 32 | step->vcpu);
+
+	return machine->transitions + (hash & machine->transition_mask) * WAYS;
+}
+
+static struct transition *find(const struct machine *machine, const struct step *step, bool by_value)
+{
+	uint64_t shape = shape_of(step, by_value);
+	uint32_t value = by_value ? step->value : 0;
+	struct transition *bucket = bucket_of(machine, step, shape, value);
+
+	for (uint32_t way = 0; way < WAYS; way++) {
+		struct transition *t = &bucket[way];
+
+		if (t->used && t->set == machine->current && t->address == step->address && t->shape == shape &&
+		    t->value == value && t->vcpu == step->vcpu && t->site == step->site)
+			return t;
+	}
+	return NULL;
+}
+
+static void remember(struct machine *machine, const struct step *step, bool by_value, uint32_t next)
+{
+	uint64_t shape = shape_of(step, by_value);
+	uint32_t value = by_value ? step->value : 0;
+	struct transition *bucket = bucket_of(machine, step, shape, value), *victim = NULL;
+
+	for (uint32_t way = 0; way < WAYS && victim == NULL; way++)
+		if (!bucket[way].used)
+			victim = &bucket[way];
+	if (victim == NULL)
+		victim = &bucket[machine->turn++ % WAYS];
+	*victim = (struct transition){ step->address, shape, step->vcpu, step->site, value, machine->current, next, 1 };
+}
+
+uint32_t machine_step(struct machine *machine, const struct step *step)
+{
+	/* Most writes are judged by their value and most reads cannot be, so that one look is mostly enough. */
+	bool first = step->direction == SEKISHO_OUT || step->kind != STEP_REQUEST;
+	const struct transition *known = find(machine, step, first);
+	uint32_t next;
+
+	if (known == NULL)
+		known = find(machine, step, !first);
+	if (known != NULL) {
+		machine->hits++;
+		return known->next;
+	}
+	machine->misses++;
+	if (step->vcpu != SEKISHO_NO_VCPU && step->vcpu >= machine->vcpus)
+		machine->vcpus = step->vcpu + 1;
+	next = compute(machine, step);
+	/* The first element is not all of a string's data, and the key holds no more. */
+	if (!(machine->by_value && step->count != 1))
+		remember(machine, step, machine->by_value, next);
+	return next;
+}
+
+static bool find_writers(struct machine *machine, uint64_t *memory)
+{
+	const struct table *table = machine->table;
+	const struct table_protocol *protocol = machine->protocol;
+
+	machine->writers = take(memory, protocol->edge_count + 1ull, sizeof *machine->writers);
+	for (uint32_t i = protocol->edges; machine->writers && i < protocol->edges + protocol->edge_count; i++) {
+		const struct table_edge *edge = &table->edges[i];
+		bool silent = edge->to == TABLE_END || table->nodes[edge->to].site == TABLE_NONE, writes = false;
+
+		for (uint32_t j = edge->sets; j < edge->sets + edge->set_count; j++)
+			writes |= (table->sets[j].target & TABLE_GLOBAL_FLAG) != 0;
+		if (silent && writes && !(edge->from & TABLE_ENTRY_FLAG))
+			machine->writers[machine->writer_count++] = i;
+	}
+	return machine->writers != NULL;
+}
+
+bool machine_open(struct machine *machine, const struct table *table, uint32_t number, uint64_t *memory)
+{
+	const struct table_protocol *protocol = &table->protocols[number];
+	uint64_t alternatives;
+
+	machine->table = table;
+	machine->protocol = protocol;
+	machine->number = number;
+	machine->budget = table->head->budget;
+	machine->local_count = protocol->local_count;
+	machine->vcpus = 1;
+	if (!store_open(&machine->stores[0], machine, memory) || !store_open(&machine->stores[1], machine, memory))
+		return false;
+	machine->store = &machine->stores[0];
+	alternatives = machine->store->alternatives.limit;
+	machine->transition_mask = TRANSITION_BUCKETS - 1;
+	machine->transitions = take(memory, (uint64_t)TRANSITION_BUCKETS * WAYS, sizeof *machine->transitions);
+	machine->list = take(memory, machine->budget + 2ull, sizeof *machine->list);
+	machine->keys = take(memory, machine->budget + 2ull, sizeof *machine->keys);
+	machine->mark = take(memory, alternatives, sizeof *machine->mark);
+	machine->opened = take(memory, alternatives, sizeof *machine->opened);
+	machine->fits = take(memory, protocol->node_count + 1ull, sizeof *machine->fits);
+	machine->candidates = take(memory, protocol->edge_count + 1ull, sizeof *machine->candidates);
+	if (!machine->transitions || !machine->list || !machine->keys || !machine->mark || !machine->opened ||
+	    !machine->fits || !machine->candidates || !find_writers(machine, memory))
+		return false;
+	machine_reset(machine);
+	return true;
+}
+
+void machine_close(struct machine *machine)
+{
+	store_close(&machine->stores[0]);
+	store_close(&machine->stores[1]);
+	free(machine->transitions);
+	free(machine->list);
+	free(machine->keys);
+	free(machine->mark);
+	free(machine->opened);
+	free(machine->fits);
+	free(machine->candidates);
+	free(machine->writers);
+}
+
+/* The stores are emptied: nothing of the past is needed, and the beginning is cheap to compute. */
+static void restart(struct machine *machine, uint32_t (*begin)(struct machine *machine))
+{
+	store_clear(machine->store);
+	if (machine->misses > 0)
+		memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
+	machine->current = begin(machine);
+	if (machine->current == NOTHING) {
+		store_clear(machine->store);
+		machine->merges++;
+		machine->current = step_forget(machine);
+	}
+	account(machine, machine->current);
+}
+
+void machine_reset(struct machine *machine) { restart(machine, step_begin); }
+
+void machine_forget(struct machine *machine) { restart(machine, step_forget); }

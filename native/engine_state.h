@@ -1,0 +1,163 @@
+/*
+ * What the engine knows about one protocol: a set of alternatives, each (values of the tracked globals, open runs, number of
+ * unknown runs of each kind). Runs, values, alternatives and sets are interned, so that each is a number and equal ones have
+ * the same number. Everything lives in a store of fixed size; when it is full, what is still needed moves to a second one.
+ */
+#ifndef SEKISHO_ENGINE_STATE_H
+#define SEKISHO_ENGINE_STATE_H
+
+#include "engine_table.h"
+
+#define MOST_RUNS 16	  /* of one alternative; more become unknown runs */
+#define UNLIMITED 255	  /* a number of unknown runs that is never used up */
+#define NOTHING 0xffffffffu
+
+/* One activation of an entry. `vcpu` is set for interrupt and timer runs that have made a request, and while pending. */
+struct run {
+	uint32_t node, vcpu;
+	uint8_t kind, pending, reserved[2];
+	uint32_t any; /* bit i: local i is unknown */
+	uint32_t local[TABLE_LOCALS];
+};
+
+struct values {
+	uint64_t any;
+	uint32_t global[TABLE_GLOBALS];
+};
+
+/* Runs are sorted by kind. Interrupt and timer runs of a vCPU stand in the order in which they opened. */
+struct alternative {
+	uint32_t values;
+	uint8_t unknown[SEKISHO_KINDS];
+	uint8_t count, reserved;
+	uint32_t runs[MOST_RUNS];
+};
+
+/* An interning table of records of `stride` bytes, the first part of the structures above. */
+struct pool {
+	uint8_t *records;
+	uint32_t *slots; /* record + 1; 0 is free */
+	uint32_t stride, count, limit, mask;
+};
+
+struct set {
+	uint32_t first, count;
+	uint8_t fewest[SEKISHO_KINDS]; /* known open runs by kind, the least over all alternatives */
+	uint8_t pending;	       /* some run waits for an answer */
+	uint8_t reserved;
+};
+
+struct store {
+	struct pool runs, values, alternatives;
+	struct set *sets;
+	uint32_t *members;   /* of all sets, one after the other, each sorted */
+	uint32_t *set_slots; /* set + 1 */
+	uint32_t set_count, set_limit, set_mask, member_count, member_limit;
+};
+
+/* One step of a machine: what happened, also the key of the transition cache (but for `data`). */
+enum step_kind { STEP_REQUEST = 0, STEP_ANSWER = 1, STEP_UNANSWERED = 2, STEP_SIGNAL = 3 };
+
+struct step {
+	uint64_t address; /* of a signal: the line */
+	uint32_t vcpu, site /* NOTHING: any */, value;
+	uint8_t kind, space, direction, width;
+	uint8_t keep;	   /* the event may also have been someone else's: what was possible before stays possible */
+	uint8_t any_value; /* the datum is wider than a word */
+	uint8_t string;
+	uint8_t by_value; /* in the cache: the value matters */
+	uint32_t count;
+	const uint8_t *data;
+};
+
+struct transition {
+	uint64_t address, shape;
+	uint32_t vcpu, site, value, set, next, used;
+};
+
+struct machine {
+	const struct table *table;
+	const struct table_protocol *protocol;
+	uint32_t number, budget, run_words, local_count;
+	struct store stores[2], *store;
+	uint32_t current;
+	struct transition *transitions;
+	uint32_t transition_mask, turn;
+
+	/* Scratch of one step. */
+	uint32_t *list;	 /* alternatives reached so far */
+	uint32_t listed;
+	uint32_t *mark;	 /* by alternative: stamp when listed */
+	uint32_t *opened; /* by alternative: stamp when its silent steps have been taken */
+	uint32_t *fits;	 /* by node of the protocol: stamp when the event fits it */
+	uint64_t *keys;	 /* for merging */
+	uint32_t *candidates; /* edges into places that fit */
+	uint32_t candidate_count;
+	uint32_t *writers; /* silent edges of nodes that assign tracked globals; fixed */
+	uint32_t writer_count;
+	uint32_t stamp;
+	int level;    /* of merging, in this step */
+	bool full;    /* the store overflowed: the step must be taken again */
+	bool by_value; /* the step's outcome depends on its value */
+	uint32_t reason;
+
+	uint32_t vcpus; /* highest number seen so far + 1 */
+	uint64_t hits, misses, merges, flushes;
+	uint32_t most_alternatives;
+	uint32_t open_runs[SEKISHO_KINDS];
+};
+
+bool machine_open(struct machine *machine, const struct table *table, uint32_t number, uint64_t *memory);
+void machine_close(struct machine *machine);
+
+/* To the beginning; to all states. */
+void machine_reset(struct machine *machine);
+void machine_forget(struct machine *machine);
+
+/* Takes a step from the current set. The number of the next set, or DENIED | reason; the current set is not changed. */
+#define DENIED 0x80000000u
+uint32_t machine_step(struct machine *machine, const struct step *step);
+
+/* engine_step.c: the step itself, from `set`; NOTHING when the store overflowed. */
+uint32_t step_take(struct machine *machine, uint32_t set, const struct step *step);
+uint32_t step_begin(struct machine *machine);
+uint32_t step_forget(struct machine *machine);
+
+/* Whether a run of `kind` can open, or make its first request, on `vcpu` now, slots and nesting considered. */
+struct nesting {
+	uint32_t interrupts, timers;	   /* bound to this vCPU */
+	uint32_t top_interrupt, top_timer; /* index of the innermost of each among the runs; NOTHING */
+	uint32_t known[SEKISHO_KINDS];	   /* open runs of each kind */
+};
+void find_nesting(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu, struct nesting *nesting);
+bool may_move(const struct machine *machine, const struct nesting *nesting, const struct run *run, uint32_t index, uint32_t vcpu);
+bool may_enter(const struct machine *machine, const struct nesting *nesting, uint32_t kind);
+bool node_fits(const struct machine *machine, const struct table_node *node, const struct step *step);
+bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);
+
+/* Interning; NOTHING when full. */
+uint32_t pool_intern(struct pool *pool, const void *record);
+uint32_t store_set(struct store *store, const uint32_t *sorted, uint32_t count);
+void sort_words(uint32_t *words, uint32_t count);
+
+static inline struct run *run_of(const struct store *store, uint32_t number)
+{
+	return (struct run *)(store->runs.records + (size_t)number * store->runs.stride);
+}
+
+static inline struct values *values_of(const struct store *store, uint32_t number)
+{
+	return (struct values *)(store->values.records + (size_t)number * store->values.stride);
+}
+
+static inline struct alternative *alternative_of(const struct store *store, uint32_t number)
+{
+	return (struct alternative *)(store->alternatives.records + (size_t)number * store->alternatives.stride);
+}
+
+static inline bool is_bound(const struct run *run)
+{
+	return run->kind >= SEKISHO_IRQ && run->vcpu != SEKISHO_NO_VCPU;
+}
+
+#endif

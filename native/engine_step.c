@@ -1,0 +1,920 @@
+/*
+ * One step of the simulation: every alternative of a set, every run in it that may explain the event, every edge that run may
+ * take; then all silent steps that may follow, in every order. The meaning is that of sekisho.protocol.model.
+ */
+#include "engine_state.h"
+
+#include <string.h>
+
+/* A run in the making, with its protocol's variables. */
+struct draft {
+	struct alternative alternative;
+	struct values values;
+	struct run run;
+};
+
+static void record_reason(struct machine *machine, uint32_t reason)
+{
+	/* The reasons of engine.h, from the least telling. */
+	static const uint8_t rank[] = { 0, 0, 0, 0, 1, 2, 3, 6, 5, 4 };
+
+	if (rank[reason] > rank[machine->reason])
+		machine->reason = reason;
+}
+
+/* ---- nesting ---- */
+
+void find_nesting(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu, struct nesting *nesting)
+{
+	memset(nesting, 0, sizeof *nesting);
+	nesting->top_interrupt = nesting->top_timer = NOTHING;
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+
+		nesting->known[run->kind]++;
+		if (!is_bound(run) || run->vcpu != vcpu)
+			continue;
+		if (run->kind == SEKISHO_IRQ) {
+			nesting->interrupts++;
+			nesting->top_interrupt = i;
+		} else {
+			nesting->timers++;
+			nesting->top_timer = i;
+		}
+	}
+}
+
+/* Whether nothing above `kind` is under way on the vCPU, and, for interrupts and timers, another one finds a slot there. */
+bool may_enter(const struct machine *machine, const struct nesting *nesting, uint32_t kind)
+{
+	if (kind == SEKISHO_IRQ)
+		return nesting->interrupts < machine->protocol->slots[SEKISHO_IRQ];
+	if (nesting->interrupts > 0)
+		return false;
+	if (kind == SEKISHO_TIMER)
+		return nesting->timers < machine->protocol->slots[SEKISHO_TIMER];
+	return nesting->timers == 0;
+}
+
+/* Whether the run at `index` can make a request on `vcpu` now. */
+bool may_move(const struct machine *machine, const struct nesting *nesting, const struct run *run, uint32_t index, uint32_t vcpu)
+{
+	if (run->pending)
+		return false;
+	if (!is_bound(run))
+		return may_enter(machine, nesting, run->kind);
+	if (run->vcpu != vcpu)
+		return false;
+	if (run->kind == SEKISHO_IRQ)
+		return index == nesting->top_interrupt;
+	return nesting->interrupts == 0 && index == nesting->top_timer;
+}
+
+/* ---- alternatives ---- */
+
+static void remove_run(struct alternative *alternative, uint32_t index)
+{
+	alternative->count--;
+	memmove(&alternative->runs[index], &alternative->runs[index + 1],
+		(alternative->count - index) * sizeof alternative->runs[0]);
+	alternative->runs[alternative->count] = 0; /* equal alternatives are equal in every byte */
+}
+
+/* How many interrupt or timer runs there can be at once, the ones not yet bound to a vCPU included. */
+static uint32_t most_runs(const struct machine *machine, uint32_t kind)
+{
+	uint32_t slots = machine->protocol->slots[kind];
+	uint32_t most = kind >= SEKISHO_IRQ ? slots * (machine->vcpus + 1) : slots;
+
+	return most < UNLIMITED ? most : UNLIMITED;
+}
+
+static void add_unknown(const struct machine *machine, struct alternative *alternative, uint32_t kind, uint32_t more)
+{
+	uint32_t most = most_runs(machine, kind), sum = alternative->unknown[kind] + more;
+
+	alternative->unknown[kind] = (uint8_t)(sum < most ? sum : most);
+}
+
+/* Where a run stands among the others: by kind; bound ones by vCPU after those that are not. */
+static uint64_t place_of(const struct run *run)
+{
+	return (uint64_t)run->kind << 33 | (is_bound(run) ? 1ull << 32 | run->vcpu : 0);
+}
+
+/* Puts a run into its place; a bound one becomes the innermost of its vCPU. False when the store is full. */
+static bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run)
+{
+	uint32_t number, at;
+
+	if (alternative->count == MOST_RUNS) {
+		add_unknown(machine, alternative, run->kind, 1);
+		machine->merges++;
+		return true;
+	}
+	number = pool_intern(&machine->store->runs, run);
+	if (number == NOTHING) {
+		machine->full = true;
+		return false;
+	}
+	for (at = alternative->count; at > 0; at--) {
+		const struct run *before = run_of(machine->store, alternative->runs[at - 1]);
+
+		if (place_of(before) < place_of(run) ||
+		    (place_of(before) == place_of(run) && (is_bound(run) || alternative->runs[at - 1] <= number)))
+			break;
+		alternative->runs[at] = alternative->runs[at - 1];
+	}
+	alternative->runs[at] = number;
+	alternative->count++;
+	return true;
+}
+
+/* ---- merging, when there are more alternatives than the budget ---- */
+
+static void join_values(struct values *into, const struct values *from, uint32_t count)
+{
+	into->any |= from->any;
+	for (uint32_t i = 0; i < count; i++) {
+		if (into->global[i] != from->global[i])
+			into->any |= 1ull << i;
+		if (into->any >> i & 1)
+			into->global[i] = 0;
+	}
+}
+
+static void join_run(struct run *into, const struct run *from, uint32_t count)
+{
+	into->any |= from->any;
+	for (uint32_t i = 0; i < count; i++) {
+		if (into->local[i] != from->local[i])
+			into->any |= 1u << i;
+		if (into->any >> i & 1)
+			into->local[i] = 0;
+	}
+}
+
+static bool same_shape(const struct run *a, const struct run *b)
+{
+	return a->node == b->node && a->vcpu == b->vcpu && a->kind == b->kind && a->pending == b->pending;
+}
+
+static void load_run(const struct machine *machine, uint32_t number, struct run *run)
+{
+	memcpy(run, run_of(machine->store, number), machine->store->runs.stride);
+}
+
+static void load_values(const struct machine *machine, uint32_t number, struct values *values)
+{
+	memcpy(values, values_of(machine->store, number), machine->store->values.stride);
+}
+
+/* Sets *result to an alternative that allows all that `a` or `b` allows. Runs that only one of them has become unknown. */
+static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *result)
+{
+	const struct alternative *one = alternative_of(machine->store, a), *other = alternative_of(machine->store, b);
+	struct alternative joined = { .count = 0 };
+	uint32_t lost_one[SEKISHO_KINDS] = { 0 }, lost_other[SEKISHO_KINDS] = { 0 }, taken = 0;
+	struct values values, more;
+
+	load_values(machine, one->values, &values);
+	load_values(machine, other->values, &more);
+	join_values(&values, &more, machine->protocol->global_count);
+	joined.values = pool_intern(&machine->store->values, &values);
+	for (uint32_t i = 0; i < one->count; i++) {
+		struct run run, match;
+		uint32_t j;
+
+		load_run(machine, one->runs[i], &run);
+		for (j = 0; j < other->count; j++) {
+			load_run(machine, other->runs[j], &match);
+			/* Never back past a match of the same vCPU: the order of nested runs must be that of both. */
+			if (!(taken >> j & 1) && same_shape(&run, &match) && !(is_bound(&run) && taken >> j))
+				break;
+		}
+		if (j == other->count) {
+			lost_one[run.kind]++;
+			continue;
+		}
+		taken |= 1u << j;
+		join_run(&run, &match, machine->local_count);
+		if (!insert_run(machine, &joined, &run))
+			return false;
+	}
+	for (uint32_t j = 0; j < other->count; j++)
+		if (!(taken >> j & 1))
+			lost_other[run_of(machine->store, other->runs[j])->kind]++;
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
+		uint32_t left = one->unknown[kind] + lost_one[kind], right = other->unknown[kind] + lost_other[kind];
+
+		add_unknown(machine, &joined, kind, left > right ? left : right);
+	}
+	*result = joined.values == NOTHING ? NOTHING : pool_intern(&machine->store->alternatives, &joined);
+	machine->full |= *result == NOTHING;
+	return *result != NOTHING;
+}
+
+/* Alternatives with equal keys are merged: first those whose runs stand at the same nodes, then those of equal globals. */
+static uint64_t merge_key(const struct machine *machine, uint32_t number)
+{
+	const struct alternative *alternative = alternative_of(machine->store, number);
+	uint64_t key = machine->level;
+
+	if (machine->level == 2)
+		return alternative->values;
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+
+		key = (key ^ run->node ^ (uint64_t)run->vcpu << 32 ^ (uint64_t)run->kind << 24) * 0x9e3779b97f4a7c15u;
+		key ^= key >> 29 ^ run->pending;
+	}
+	return key;
+}
+
+static void sort_by_key(struct machine *machine)
+{
+	static const uint32_t gaps[] = { 8858, 3937, 1750, 701, 301, 132, 57, 23, 10, 4, 1 };
+
+	for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
+		for (uint32_t i = gaps[g]; i < machine->listed; i++) {
+			uint64_t key = machine->keys[i];
+			uint32_t number = machine->list[i], at = i;
+
+			for (; at >= gaps[g] && machine->keys[at - gaps[g]] > key; at -= gaps[g]) {
+				machine->keys[at] = machine->keys[at - gaps[g]];
+				machine->list[at] = machine->list[at - gaps[g]];
+			}
+			machine->keys[at] = key;
+			machine->list[at] = number;
+		}
+	}
+}
+
+static void merge_level(struct machine *machine)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < machine->listed; i++)
+		machine->keys[i] = machine->level == 3 ? 0 : merge_key(machine, machine->list[i]);
+	sort_by_key(machine);
+	for (uint32_t i = 0; i < machine->listed; i++) {
+		if (kept == 0 || machine->keys[kept - 1] != machine->keys[i]) {
+			machine->keys[kept] = machine->keys[i];
+			machine->list[kept++] = machine->list[i];
+		} else if (!join(machine, machine->list[kept - 1], machine->list[i], &machine->list[kept - 1])) {
+			return;
+		}
+	}
+	for (uint32_t i = 0; i < machine->listed; i++)
+		machine->mark[machine->list[i]] = 0;
+	machine->listed = kept;
+}
+
+static void merge(struct machine *machine)
+{
+	machine->merges++;
+	while (machine->level < 3 && !machine->full) {
+		machine->level++;
+		merge_level(machine);
+		if (machine->listed <= machine->budget / 2)
+			break;
+	}
+	if (machine->full)
+		return;
+	/* Only what is listed counts as listed; anything else may come back. */
+	machine->stamp++;
+	for (uint32_t i = 0; i < machine->listed; i++)
+		machine->mark[machine->list[i]] = machine->stamp;
+}
+
+/* Lists an alternative once. */
+static void list_number(struct machine *machine, uint32_t number)
+{
+	uint32_t joined;
+
+	if (machine->mark[number] == machine->stamp || machine->full)
+		return;
+	if (machine->level == 3 && machine->listed == 1) {
+		/* One alternative is left that grows until it covers all: a chain of bounded height. */
+		if (join(machine, machine->list[0], number, &joined))
+			machine->list[0] = joined;
+		machine->mark[number] = machine->stamp;
+		machine->mark[machine->list[0]] = machine->stamp;
+		return;
+	}
+	machine->mark[number] = machine->stamp;
+	machine->list[machine->listed++] = number;
+	if (machine->listed > machine->budget)
+		merge(machine);
+}
+
+static void list_draft(struct machine *machine, struct draft *draft)
+{
+	uint32_t number = NOTHING;
+
+	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
+	if (draft->alternative.values != NOTHING)
+		number = pool_intern(&machine->store->alternatives, &draft->alternative);
+	if (number == NOTHING)
+		machine->full = true;
+	else
+		list_number(machine, number);
+}
+
+/* ---- edges ---- */
+
+static struct variables variables_of(const struct values *values, const struct run *run)
+{
+	return (struct variables){ values->global, run->local, values->any, run->any, { 0, true }, 0 };
+}
+
+bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run)
+{
+	struct variables variables = variables_of(values, run);
+	struct word word;
+
+	if (edge->when == TABLE_NONE)
+		return true;
+	word = expression_evaluate(machine->table, edge->when, &variables);
+	return word.any || word.value != 0;
+}
+
+/* All assignments are computed from the values before the edge. */
+static void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run)
+{
+	struct variables variables = variables_of(values, run);
+	struct word words[TABLE_GLOBALS + TABLE_LOCALS];
+
+	for (uint32_t i = 0; i < count; i++)
+		words[i] = expression_evaluate(machine->table, machine->table->sets[first + i].code, &variables);
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t target = machine->table->sets[first + i].target, value = words[i].any ? 0 : words[i].value;
+
+		if (target & TABLE_GLOBAL_FLAG) {
+			target &= ~TABLE_GLOBAL_FLAG;
+			values->global[target] = value;
+			values->any = (values->any & ~(1ull << target)) | (uint64_t)words[i].any << target;
+		} else {
+			run->local[target] = value;
+			run->any = (run->any & ~(1u << target)) | (uint32_t)words[i].any << target;
+		}
+	}
+}
+
+/* What no step from here can read is zero, so that equal futures are equal runs. */
+static void forget_dead(const struct machine *machine, struct run *run, uint32_t live)
+{
+	run->any &= live;
+	for (uint32_t i = 0; i < machine->local_count; i++)
+		if (!(live >> i & 1))
+			run->local[i] = 0;
+}
+
+static uint32_t element(const struct step *step, uint32_t index)
+{
+	uint32_t value = 0;
+
+	memcpy(&value, step->data + (size_t)index * step->width, step->width);
+	return value;
+}
+
+static bool value_fits(const struct machine *machine, const struct table_node *node, const struct step *step, uint32_t value,
+		       struct variables *variables)
+{
+	uint32_t mask = step->width >= 4 ? 0xffffffffu : (1u << 8 * step->width) - 1;
+	const uint32_t *constants = machine->table->constants + node->value[0];
+
+	if (node->value_kind == VALUE_BITS)
+		return (value & node->value[0] & mask) == (node->value[1] & node->value[0] & mask) &&
+		       value >= node->value[2] && value <= node->value[3];
+	for (uint32_t i = 0; i < node->value[1]; i++) {
+		struct word word = { constants[i], false };
+
+		if (node->value_kind == VALUE_EXPRESSION) {
+			variables->value = (struct word){ value, false };
+			word = expression_evaluate(machine->table, constants[i], variables);
+		}
+		if (word.any || (word.value & mask) == value)
+			return true;
+	}
+	return false;
+}
+
+/* The rule of a place: every element written must fit. */
+static bool rule_fits(struct machine *machine, const struct table_node *node, const struct step *step,
+		      const struct values *values, const struct run *run)
+{
+	struct variables variables = variables_of(values, run);
+
+	if (step->direction != SEKISHO_OUT || node->value_kind == VALUE_ANY || step->any_value)
+		return true;
+	machine->by_value = true;
+	variables.address = (uint32_t)step->address;
+	if (step->count == 1)
+		return value_fits(machine, node, step, step->value, &variables);
+	for (uint32_t i = 0; i < step->count; i++)
+		if (!value_fits(machine, node, step, element(step, i), &variables))
+			return false;
+	return true;
+}
+
+/* Binds what was written; after a read the run waits for the answer. */
+static void bind(struct machine *machine, const struct table_node *node, const struct step *step, struct run *run)
+{
+	uint32_t live = node->live;
+
+	forget_dead(machine, run, node->needed | (node->bind == TABLE_NONE ? 0 : 1u << node->bind));
+	if (node->bind != TABLE_NONE && step->direction == SEKISHO_IN) {
+		run->pending = 1;
+		run->vcpu = step->vcpu;
+		live &= ~(1u << node->bind);
+	} else if (node->bind != TABLE_NONE) {
+		bool any = step->any_value || step->count != 1;
+
+		machine->by_value |= !any;
+		run->local[node->bind] = any ? 0 : step->value;
+		run->any = (run->any & ~(1u << node->bind)) | (uint32_t)any << node->bind;
+	}
+	forget_dead(machine, run, live);
+}
+
+/*
+ * Takes an edge into a place together with the event. The draft holds the run before the edge and the alternative without
+ * that run; it is used up.
+ */
+static void take_event(struct machine *machine, const struct table_edge *edge, const struct step *step, struct draft *draft)
+{
+	const struct table_node *node = &machine->table->nodes[edge->to];
+	struct run *run = &draft->run;
+
+	if (!edge_open(machine, edge, &draft->values, run)) {
+		record_reason(machine, SEKISHO_REASON_GUARD);
+		return;
+	}
+	assign(machine, edge->sets, edge->set_count, &draft->values, run);
+	if (!rule_fits(machine, node, step, &draft->values, run)) {
+		record_reason(machine, SEKISHO_REASON_VALUE);
+		return;
+	}
+	run->node = edge->to;
+	run->vcpu = run->kind >= SEKISHO_IRQ ? step->vcpu : SEKISHO_NO_VCPU;
+	bind(machine, node, step, run);
+	if (insert_run(machine, &draft->alternative, run))
+		list_draft(machine, draft);
+}
+
+/* Takes an edge to a silent node or to the end, as take_event does. */
+static void take_silent(struct machine *machine, const struct table_edge *edge, struct draft *draft)
+{
+	assign(machine, edge->sets, edge->set_count, &draft->values, &draft->run);
+	if (edge->to != TABLE_END) {
+		draft->run.node = edge->to;
+		forget_dead(machine, &draft->run, machine->table->nodes[edge->to].live);
+		if (!insert_run(machine, &draft->alternative, &draft->run))
+			return;
+	}
+	list_draft(machine, draft);
+}
+
+static void draft_run(const struct machine *machine, const struct alternative *alternative, uint32_t index, struct draft *draft)
+{
+	draft->alternative = *alternative;
+	load_values(machine, alternative->values, &draft->values);
+	load_run(machine, alternative->runs[index], &draft->run);
+	remove_run(&draft->alternative, index);
+}
+
+static void draft_new(const struct machine *machine, const struct alternative *alternative, uint32_t kind, struct draft *draft)
+{
+	draft->alternative = *alternative;
+	load_values(machine, alternative->values, &draft->values);
+	memset(&draft->run, 0, sizeof draft->run);
+	draft->run.kind = (uint8_t)kind;
+	draft->run.vcpu = SEKISHO_NO_VCPU;
+}
+
+/* A run that opens takes the slot of an unknown one where the kind's slots are used up. False: no slot. */
+static bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind)
+{
+	uint32_t slots = machine->protocol->slots[kind];
+
+	if (kind >= SEKISHO_IRQ) /* bounded on each vCPU, see may_enter */
+		return true;
+	if (nesting->known[kind] >= slots)
+		return false;
+	if (alternative->unknown[kind] > slots - nesting->known[kind] - 1)
+		alternative->unknown[kind] = (uint8_t)(slots - nesting->known[kind] - 1);
+	return true;
+}
+
+/* An unknown run of this kind turns out to be at an edge's source, with any locals. */
+static void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
+			  const struct table_edge *edge, struct draft *draft)
+{
+	draft_new(machine, alternative, kind, draft);
+	draft->run.node = edge->from;
+	draft->run.any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
+	if (draft->alternative.unknown[kind] != UNLIMITED)
+		draft->alternative.unknown[kind]--;
+}
+
+/* ---- silent steps ---- */
+
+/* Whether an edge assigns a tracked global that is known: otherwise an unknown run that takes it tells nothing new. */
+static bool tells(const struct machine *machine, const struct table_edge *edge, const struct values *values)
+{
+	for (uint32_t i = edge->sets; i < edge->sets + edge->set_count; i++) {
+		uint32_t target = machine->table->sets[i].target;
+
+		if (target & TABLE_GLOBAL_FLAG && !(values->any >> (target & ~TABLE_GLOBAL_FLAG) & 1))
+			return true;
+	}
+	return false;
+}
+
+static bool is_silent(const struct machine *machine, const struct table_edge *edge)
+{
+	return edge->to == TABLE_END || machine->table->nodes[edge->to].site == TABLE_NONE;
+}
+
+static void silent_moves(struct machine *machine, const struct alternative *alternative)
+{
+	struct draft draft;
+
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+		const struct table_node *node = &machine->table->nodes[run->node];
+		struct nesting nesting;
+
+		if (run->pending)
+			continue;
+		if (is_bound(run)) {
+			find_nesting(machine, alternative, run->vcpu, &nesting);
+			if (!may_move(machine, &nesting, run, i, run->vcpu))
+				continue;
+		}
+		/* The compiler puts silent edges first. */
+		for (uint32_t j = 0; j < node->edge_count; j++) {
+			const struct table_edge *edge = &machine->table->edges[node->edges + j];
+
+			if (!is_silent(machine, edge))
+				continue;
+			draft_run(machine, alternative, i, &draft);
+			if (edge_open(machine, edge, &draft.values, &draft.run))
+				take_silent(machine, edge, &draft);
+		}
+	}
+}
+
+static void silent_openings(struct machine *machine, const struct alternative *alternative)
+{
+	const struct table_protocol *protocol = machine->protocol;
+	uint32_t unbound[SEKISHO_KINDS] = { 0 };
+	struct nesting nesting;
+	struct draft draft;
+
+	find_nesting(machine, alternative, SEKISHO_NO_VCPU, &nesting);
+	for (uint32_t i = 0; i < alternative->count; i++)
+		unbound[run_of(machine->store, alternative->runs[i])->kind] +=
+			!is_bound(run_of(machine->store, alternative->runs[i]));
+	for (uint32_t i = protocol->entries; i < protocol->entries + protocol->entry_count; i++) {
+		const struct table_entry *entry = &machine->table->entries[i];
+
+		if (unbound[entry->kind] >= protocol->slots[entry->kind])
+			continue;
+		for (uint32_t j = 0; j < entry->edge_count; j++) {
+			const struct table_edge *edge = &machine->table->edges[entry->edges + j];
+
+			if (!is_silent(machine, edge))
+				continue;
+			draft_new(machine, alternative, entry->kind, &draft);
+			if (take_slot(machine, &nesting, &draft.alternative, entry->kind) &&
+			    edge_open(machine, edge, &draft.values, &draft.run))
+				take_silent(machine, edge, &draft);
+		}
+	}
+}
+
+static void silent_unknown(struct machine *machine, const struct alternative *alternative)
+{
+	const struct values *values = values_of(machine->store, alternative->values);
+	struct draft draft;
+
+	for (uint32_t i = 0; i < machine->writer_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[machine->writers[i]];
+		uint32_t kinds = machine->table->nodes[edge->from].kinds;
+
+		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
+			if (!(kinds >> kind & 1) || alternative->unknown[kind] == 0 || !tells(machine, edge, values))
+				continue;
+			draft_unknown(machine, alternative, kind, edge, &draft);
+			if (edge_open(machine, edge, &draft.values, &draft.run))
+				take_silent(machine, edge, &draft);
+		}
+	}
+}
+
+/* Adds everything that silent steps can reach. Each alternative is opened once, also when a merge brings it back. */
+static void close_list(struct machine *machine)
+{
+	uint32_t round = ++machine->stamp;
+	bool found = true;
+
+	for (uint32_t i = 0; i < machine->listed; i++)
+		machine->mark[machine->list[i]] = machine->stamp;
+	while (found && !machine->full) {
+		found = false;
+		for (uint32_t i = 0; i < machine->listed && !machine->full; i++) {
+			uint32_t number = machine->list[i];
+			const struct alternative *alternative = alternative_of(machine->store, number);
+
+			if (machine->opened[number] >= round)
+				continue;
+			machine->opened[number] = machine->stamp;
+			found = true;
+			silent_moves(machine, alternative);
+			silent_openings(machine, alternative);
+			silent_unknown(machine, alternative);
+		}
+	}
+}
+
+static void begin_list(struct machine *machine)
+{
+	/* Stamps are compared, so they must not wrap: after 4 billion steps all are forgotten once. */
+	if (machine->stamp > 0xfff00000u) {
+		memset(machine->mark, 0, machine->store->alternatives.limit * sizeof *machine->mark);
+		memset(machine->opened, 0, machine->store->alternatives.limit * sizeof *machine->opened);
+		memset(machine->fits, 0, machine->protocol->node_count * sizeof *machine->fits);
+		machine->stamp = 0;
+	}
+	machine->stamp++;
+	machine->listed = 0;
+	machine->level = 0;
+	machine->full = false;
+	machine->by_value = false;
+	machine->reason = SEKISHO_REASON_NONE;
+}
+
+static uint32_t finish_list(struct machine *machine)
+{
+	if (machine->full)
+		return NOTHING;
+	sort_words(machine->list, machine->listed);
+	return store_set(machine->store, machine->list, machine->listed);
+}
+
+/* ---- events ---- */
+
+static bool in_addresses(const struct machine *machine, const struct table_node *node, uint64_t address)
+{
+	for (uint32_t i = node->addresses; i < node->addresses + node->address_count; i++)
+		if (machine->table->addresses[i].first <= address && address <= machine->table->addresses[i].last)
+			return true;
+	/* A place without addresses may touch whatever the policy's devices own. */
+	return node->address_count == 0 &&
+	       table_scope(machine->table, machine->table->sites[node->site].space, address, 1) == SEKISHO_GUARDED;
+}
+
+bool node_fits(const struct machine *machine, const struct table_node *node, const struct step *step)
+{
+	const struct table_site *site;
+
+	if (node->site == TABLE_NONE)
+		return false;
+	site = &machine->table->sites[node->site];
+	return site->space == step->space && site->direction == step->direction && site->width == step->width &&
+	       (site->string || step->count == 1) && (step->site == NOTHING || step->site == node->site) &&
+	       in_addresses(machine, node, step->address);
+}
+
+/* Why no place fits: the first of space and direction, width, site that is to blame. */
+static void record_misfit(struct machine *machine, const struct table_node *node, const struct step *step)
+{
+	const struct table_site *site;
+
+	if (node->site == TABLE_NONE)
+		return;
+	site = &machine->table->sites[node->site];
+	if (site->space != step->space || site->direction != step->direction || !in_addresses(machine, node, step->address))
+		return;
+	record_reason(machine, site->width != step->width || (!site->string && step->count != 1) ? SEKISHO_REASON_WIDTH
+												 : SEKISHO_REASON_SITE);
+}
+
+static void find_candidates(struct machine *machine, const struct step *step)
+{
+	const struct table_protocol *protocol = machine->protocol;
+	uint32_t stamp = machine->stamp;
+
+	machine->candidate_count = 0;
+	machine->reason = SEKISHO_REASON_ADDRESS;
+	for (uint32_t i = 0; i < protocol->node_count; i++) {
+		const struct table_node *node = &machine->table->nodes[protocol->nodes + i];
+
+		if (node_fits(machine, node, step)) {
+			machine->fits[i] = stamp;
+			record_reason(machine, SEKISHO_REASON_ORDER);
+		} else {
+			record_misfit(machine, node, step);
+		}
+	}
+	for (uint32_t i = protocol->edges; i < protocol->edges + protocol->edge_count; i++) {
+		uint32_t to = machine->table->edges[i].to;
+
+		if (to != TABLE_END && machine->fits[to - protocol->nodes] == stamp)
+			machine->candidates[machine->candidate_count++] = i;
+	}
+}
+
+static void event_moves(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
+			const struct step *step, uint32_t fit)
+{
+	struct draft draft;
+
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+		const struct table_node *node = &machine->table->nodes[run->node];
+
+		if (!may_move(machine, nesting, run, i, step->vcpu))
+			continue;
+		for (uint32_t j = node->edges; j < node->edges + node->edge_count; j++) {
+			const struct table_edge *edge = &machine->table->edges[j];
+
+			if (edge->to == TABLE_END || machine->fits[edge->to - machine->protocol->nodes] != fit)
+				continue;
+			draft_run(machine, alternative, i, &draft);
+			take_event(machine, edge, step, &draft);
+		}
+	}
+}
+
+/* Runs that open with this event, and unknown runs that make themselves known by it. */
+static void event_candidates(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
+			     const struct step *step)
+{
+	struct draft draft;
+
+	for (uint32_t i = 0; i < machine->candidate_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[machine->candidates[i]];
+		uint32_t kinds = edge->from & TABLE_ENTRY_FLAG ? 0 : machine->table->nodes[edge->from].kinds;
+
+		if (edge->from & TABLE_ENTRY_FLAG) {
+			uint32_t kind = machine->table->entries[edge->from & ~TABLE_ENTRY_FLAG].kind;
+
+			draft_new(machine, alternative, kind, &draft);
+			if (may_enter(machine, nesting, kind) && take_slot(machine, nesting, &draft.alternative, kind))
+				take_event(machine, edge, step, &draft);
+		}
+		for (uint32_t kind = 0; kinds != 0 && kind < SEKISHO_KINDS; kind++) {
+			if (!(kinds >> kind & 1) || alternative->unknown[kind] == 0 || !may_enter(machine, nesting, kind))
+				continue;
+			draft_unknown(machine, alternative, kind, edge, &draft);
+			take_event(machine, edge, step, &draft);
+		}
+	}
+}
+
+static void take_request(struct machine *machine, const struct alternative *alternative, const struct step *step, uint32_t fit)
+{
+	struct nesting nesting;
+
+	find_nesting(machine, alternative, step->vcpu, &nesting);
+	event_moves(machine, alternative, &nesting, step, fit);
+	event_candidates(machine, alternative, &nesting, step);
+}
+
+/* The answer to the read that a run of this vCPU waits for; or it never came, and the local may be anything. */
+static void take_answer(struct machine *machine, uint32_t number, const struct step *step)
+{
+	const struct alternative *alternative = alternative_of(machine->store, number);
+	bool any = step->kind == STEP_UNANSWERED || step->any_value || step->count != 1;
+	struct draft draft;
+
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+		const struct table_node *node = &machine->table->nodes[run->node];
+
+		if (!run->pending || run->vcpu != step->vcpu)
+			continue;
+		draft_run(machine, alternative, i, &draft);
+		machine->by_value |= !any;
+		draft.run.pending = 0;
+		draft.run.vcpu = run->kind >= SEKISHO_IRQ ? run->vcpu : SEKISHO_NO_VCPU;
+		draft.run.local[node->bind] = any ? 0 : step->value;
+		draft.run.any |= (uint32_t)any << node->bind;
+		if (insert_run(machine, &draft.alternative, &draft.run))
+			list_draft(machine, &draft);
+		return; /* a vCPU waits for one answer at a time */
+	}
+	list_number(machine, number);
+}
+
+static void take_signal(struct machine *machine, const struct alternative *alternative, const struct step *step)
+{
+	const struct table_protocol *protocol = machine->protocol;
+	struct run none = { .node = 0 };
+	struct draft draft;
+
+	draft.alternative = *alternative;
+	load_values(machine, alternative->values, &draft.values);
+	for (uint32_t i = protocol->signals; i < protocol->signals + protocol->signal_count; i++) {
+		const struct table_signal *signal = &machine->table->signals[i];
+
+		if (signal->line == step->address && signal->level == step->value)
+			assign(machine, signal->sets, signal->set_count, &draft.values, &none);
+	}
+	list_draft(machine, &draft);
+}
+
+uint32_t step_take(struct machine *machine, uint32_t number, const struct step *step)
+{
+	struct set set = machine->store->sets[number];
+	const uint32_t *members = machine->store->members + set.first;
+	uint32_t fit;
+
+	begin_list(machine);
+	fit = machine->stamp;
+	if (step->kind == STEP_REQUEST)
+		find_candidates(machine, step);
+	machine->by_value |= step->kind == STEP_SIGNAL;
+	for (uint32_t i = 0; i < set.count && !machine->full; i++) {
+		const struct alternative *alternative = alternative_of(machine->store, members[i]);
+
+		if (step->kind == STEP_REQUEST && machine->candidate_count > 0)
+			take_request(machine, alternative, step, fit);
+		else if (step->kind == STEP_SIGNAL)
+			take_signal(machine, alternative, step);
+		else if (step->kind != STEP_REQUEST)
+			take_answer(machine, members[i], step);
+	}
+	if (machine->listed == 0 && !machine->full)
+		return DENIED | machine->reason;
+	for (uint32_t i = 0; step->keep && i < set.count; i++)
+		list_number(machine, members[i]);
+	close_list(machine);
+	return finish_list(machine);
+}
+
+/* ---- beginnings ---- */
+
+static void list_initial(struct machine *machine, struct draft *draft)
+{
+	const struct table *table = machine->table;
+	uint32_t count = machine->protocol->global_count, total = 1;
+
+	/* The combinations of initial values, counted through; those that would pass the budget start unknown. */
+	for (uint32_t i = 0; i < count; i++) {
+		const struct table_global *variable = &table->globals[machine->protocol->globals + i];
+
+		draft->values.global[i] = table->constants[variable->initial];
+		if (variable->initial_count <= machine->budget / total) {
+			total *= variable->initial_count;
+			continue;
+		}
+		draft->values.any |= 1ull << i;
+		draft->values.global[i] = 0;
+		machine->merges++;
+	}
+	for (uint32_t combination = 0; combination < total; combination++) {
+		uint32_t from = combination;
+
+		for (uint32_t i = 0; i < count; i++) {
+			const struct table_global *variable = &table->globals[machine->protocol->globals + i];
+
+			if (draft->values.any >> i & 1)
+				continue;
+			draft->values.global[i] = table->constants[variable->initial + from % variable->initial_count];
+			from /= variable->initial_count;
+		}
+		list_draft(machine, draft);
+	}
+}
+
+uint32_t step_begin(struct machine *machine)
+{
+	struct draft draft;
+
+	memset(&draft, 0, sizeof draft);
+	begin_list(machine);
+	list_initial(machine, &draft);
+	close_list(machine);
+	return finish_list(machine);
+}
+
+uint32_t step_forget(struct machine *machine)
+{
+	uint32_t count = machine->protocol->global_count;
+	struct draft draft;
+
+	memset(&draft, 0, sizeof draft);
+	begin_list(machine);
+	draft.values.any = count < 64 ? (1ull << count) - 1 : ~0ull;
+	for (uint32_t i = machine->protocol->nodes; i < machine->protocol->nodes + machine->protocol->node_count; i++)
+		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
+			if (machine->table->nodes[i].kinds >> kind & 1)
+				draft.alternative.unknown[kind] = (uint8_t)most_runs(machine, kind);
+	list_draft(machine, &draft);
+	close_list(machine);
+	return finish_list(machine);
+}

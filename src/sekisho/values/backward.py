@@ -64,9 +64,7 @@ def _site(module: Module, function: Function, site: Instruction) -> SiteAnalysis
     ports = _merged(context.ports for context in contexts)
     values = _merged(context.values for context in contexts)
     section, offset = module.image.location(site.address)
-    widenings = [Widening(site.address, f"{search.cut} ways back cut after {BLOCKS_ON_A_WAY} blocks")] * bool(
-        search.cut
-    )
+    cut = Widening(site.address, f"{search.cut} ways back cut after {BLOCKS_ON_A_WAY} blocks")
     return SiteAnalysis(
         address=site.address,
         section=section,
@@ -84,7 +82,7 @@ def _site(module: Module, function: Function, site: Instruction) -> SiteAnalysis
         reason=reason,
         slice=tuple(sorted({address for context in contexts for address in context.slice})),
         contexts=contexts,
-        widenings=tuple(widenings),
+        widenings=(cut,) if search.cut else (),
     )
 
 
@@ -160,7 +158,7 @@ class _Search:
 
 
 def _targets(site: Instruction) -> frozenset[Varnode]:
-    """Return the registers that the I/O instruction reads: the port, and what `out` writes (`outs`: where it stands)."""
+    """Return the registers that the I/O instruction reads: the port, and what `out` writes (`outs`: its address)."""
     access = site.access
     assert access is not None
     if not access.string:
@@ -235,8 +233,6 @@ def _computed(module: Module, involved: tuple[Instruction, ...], site: Instructi
 
 
 _SIGNS = {
-    Code.INT_ADD: "+",
-    Code.INT_SUB: "-",
     Code.INT_MULT: "*",
     Code.INT_AND: "&",
     Code.INT_OR: "|",
@@ -260,12 +256,37 @@ def _rendered(module: Module, expression: Expression) -> str:
             return f"[{_rendered(module, expression.parts[0])}]"
         case code if code in _PLAIN:
             return _rendered(module, expression.parts[0])
+        case Code.INT_ADD | Code.INT_SUB:
+            return _rendered_sum(module, expression)
         case code if code in _SIGNS:
             left, right = (_rendered(module, part) for part in expression.parts)
-            sign = _SIGNS[Code(code)]
-            return f"{left}{sign}{right}" if sign in "+-" else f"({left}{sign}{right})"
+            return f"({left} {_SIGNS[Code(code)]} {right})"
         case code:
             return f"{Code(code).name.lower()}({', '.join(_rendered(module, part) for part in expression.parts)})"
+
+
+def _rendered_sum(module: Module, expression: Expression) -> str:
+    """Write a sum with its constants added up: `[fdc_state + 0x10] + 0x5`."""
+    size = expression.size
+    total, terms = 0, []
+    work = [(expression, False)]
+    while work:
+        part, negative = work.pop()
+        if part.code in (Code.INT_ADD, Code.INT_SUB) and part.size == size:
+            work += [(part.parts[1], negative ^ (part.code == Code.INT_SUB)), (part.parts[0], negative)]
+        elif part.code == VALUE:
+            total += -part.value if negative else part.value
+        else:
+            terms.append(("- " if negative else "+ ") + _rendered(module, part))
+    total &= (1 << (8 * size)) - 1
+    if module.image.symbol_at(total):
+        terms.insert(0, "+ " + module.image.name(total))
+    elif total >> (8 * size - 1):
+        terms.append(f"- {(1 << (8 * size)) - total:#x}")
+    elif total:
+        terms.append(f"+ {total:#x}")
+    text = " ".join(terms)
+    return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
 
 
 def _merged(parts: Iterator[tuple[int | str, ...]]) -> tuple[int | str, ...]:

@@ -1,4 +1,4 @@
-"""What an analysis says of each I/O instruction; the same for both methods, and what reports and protocols are made of."""
+"""What an analysis says of each I/O instruction: the same for both methods; reports and protocols are made of it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,12 +42,12 @@ class SiteContext:
 class SiteAnalysis:
     """What an I/O instruction may do, over all contexts.
 
-    `section` and `offset` are those that `objdump -d` prints; `width` is in bytes. `ports` and `values` hold numbers, and
-    strings where there is no number: symbolic ones such as `fdc_state+0x5`, ranges such as `0x0-0xff`, expressions over
-    what was read such as `in(0x3f2) & 0xef`. `values` is empty for an instruction that reads. `slice` holds the addresses
-    of the instructions that decide both, sorted. `resolved`: the ports are finite or a base with finite offsets, and the
-    value's kind is not unknown (the backward method: its register list became empty on every way); `reason` says why
-    not.
+    `section` and `offset` are those that `objdump -d` prints; `width` is in bytes. `ports` and `values` hold numbers,
+    and strings where there is no number: symbolic ones such as `[fdc_state + 0x10] + 0x5`, ranges such as `0x0-0xff`,
+    expressions over what was read such as `in(0x3f2) & 0xef`. `values` is empty for an instruction that reads. `slice`
+    holds the addresses of the instructions that decide both, sorted. `resolved`: the ports are finite or a base with
+    finite offsets, and the value's kind is not unknown (the backward method: its register list became empty on every
+    way); `reason` says why not.
     """
 
     address: int

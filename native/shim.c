@@ -15,7 +15,7 @@ struct channel *shim_channel;
 int shim_table = -1; /* the memory file of the compiled policy */
 static int wake_file = -1, alive_file = -1, channel_file = -1;
 
-SEKISHO_API int ioctl(int file, unsigned long request, ...);
+__attribute__((visibility("default"))) int ioctl(int file, unsigned long request, ...);
 
 long shim_ioctl(int file, unsigned long request, void *argument)
 {

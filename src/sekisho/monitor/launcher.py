@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +27,6 @@ from sekisho.monitor.channel import FAILED, MODES, PAUSE, READY, Channel
 from sekisho.monitor.metrics import render
 from sekisho.monitor.qmp import Qmp
 
-SHIM = Path(__file__).with_name("libsekisho-shim.so")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _LINES_ON_TERMINAL = 10
 _BUSY, _IDLE = 0.002, 0.25
@@ -45,6 +45,15 @@ class Options:
     log: Path | None = None
     handshake: float = 5.0
     quiet: bool = False
+
+
+def shim() -> Path:
+    """The shim's file. An editable install keeps what was compiled apart from the sources. Raises `StartError`."""
+    name = "libsekisho-shim.so"
+    for path in (Path(__file__).with_name(name), Path(sysconfig.get_path("platlib"), "sekisho", "monitor", name)):
+        if path.exists():
+            return path
+    raise StartError("the shim is not installed", source=name)
 
 
 class StartError(SekishoError):
@@ -71,8 +80,6 @@ class Launcher:
     """One VM under the filter, from its start to its end."""
 
     def __init__(self, command: Sequence[str], table: bytes, options: Options) -> None:
-        if not SHIM.exists():
-            raise StartError("the shim is not installed", source=SHIM)
         preflight.check(command)
         self.options = options
         self.devices = options.devices
@@ -104,7 +111,7 @@ class Launcher:
         files = [self.channel.file, self.channel.table_file, self._wake, alive]
         environment = dict(os.environ, SEKISHO_SHIM=",".join(map(str, files)))
         preload = environment.get("LD_PRELOAD")
-        environment["LD_PRELOAD"] = f"{SHIM}:{preload}" if preload else str(SHIM)
+        environment["LD_PRELOAD"] = f"{shim()}:{preload}" if preload else str(shim())
         extra: list[str] = []
         if self.qmp:
             files.append(self.qmp.theirs.fileno())

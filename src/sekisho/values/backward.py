@@ -259,8 +259,12 @@ def _rendered(module: Module, expression: Expression) -> str:
         case Code.INT_ADD | Code.INT_SUB:
             return _rendered_sum(module, expression)
         case code if code in _SIGNS:
-            left, right = (_rendered(module, part) for part in expression.parts)
-            return f"({left} {_SIGNS[Code(code)]} {right})"
+            sums = (Code.INT_ADD, Code.INT_SUB)
+            left, right = (
+                f"({_rendered(module, part)})" if part.code in sums else _rendered(module, part)
+                for part in expression.parts
+            )
+            return left if (code, right) == (Code.INT_MULT, "0x1") else f"({left} {_SIGNS[Code(code)]} {right})"
         case code:
             return f"{Code(code).name.lower()}({', '.join(_rendered(module, part) for part in expression.parts)})"
 

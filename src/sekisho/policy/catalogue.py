@@ -3,7 +3,11 @@
 Each line names its source in QEMU 7.2; the addresses are those the device model itself decodes, at its default place.
 """
 
+from collections.abc import Iterable
+
+from sekisho.policy.address import parse_ranges
 from sekisho.policy.model import Device, PolicyError
+from sekisho.protocol.model import Protocol
 
 # hw/dma/i8257.c, i8257_realize with the arguments of i8257_dma_init: controller 0 at 0x00 (page registers 0x80), 1 at
 # 0xc0 (page registers 0x88). Shared by every ISA device that uses DMA, hence followed and never guarded.
@@ -36,3 +40,24 @@ def device(name: str) -> Device:
     if name not in CATALOGUE:
         raise PolicyError(f"no device {name!r} in the catalogue; known are {', '.join(sorted(CATALOGUE))}")
     return CATALOGUE[name]
+
+
+def devices_of(protocols: Iterable[Protocol]) -> tuple[Device, ...]:
+    """For each protocol the device of which it touches most addresses; `PolicyError` when there is none."""
+    found: dict[str, Device] = {}
+    for protocol in protocols:
+        touched = {text for node in protocol.nodes if node.site is not None for text in node.addresses}
+        ranges = parse_ranges(touched, "pio")
+
+        def overlap(candidate: Device, ranges: list[tuple[int, int]] = ranges) -> int:
+            return sum(
+                max(0, min(last, end) - max(first, start) + 1)
+                for start, end in parse_ranges(candidate.guarded, candidate.space)
+                for first, last in ranges
+            )
+
+        best = max(_DEVICES, key=overlap)
+        if not overlap(best):
+            raise PolicyError(f"{protocol.name} touches no address of a known device; name one with --device")
+        found[best.name] = best
+    return tuple(found[name] for name in sorted(found))

@@ -2,34 +2,29 @@
 
 from collections.abc import Mapping
 
-from msgspec import Struct
-
 from sekisho.flow import Module
 from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
 from sekisho.protocol.minimise import minimise
-from sekisho.protocol.model import Driver, Kind, Note, Protocol, Value
+from sekisho.protocol.model import Driver, Kind, Note, Protocol
 from sekisho.protocol.residual import Point, Residual, simplify
+from sekisho.protocol.rules import Rule, rules
 from sekisho.protocol.sites import sites
+from sekisho.values.model import Analysis
 
 SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 2, "timer": 2}
 """Runs open at once. Entries of unknown kind count as tasks; a callback called inside a run takes a slot too."""
 
 
-class Rule(Struct, frozen=True):
-    """What a site may touch and write in any context, as in `Node`; `widened` says why it is not tighter."""
-
-    addresses: tuple[str, ...]
-    value: Value | None
-    widened: str = ""
-
-
-def build(module: Module, rules: Mapping[int, Rule], *, name: str, method: str) -> Protocol:
-    """Return the protocol of a driver; `rules` maps each site's address to what the analysis found out about it."""
+def build(module: Module, analysis: Analysis, *, name: str) -> Protocol:
+    """Return the protocol of a driver from what the analysis found out about its sites."""
+    found_rules = rules(analysis)
     addresses, found = sites(module)
     residual, widened = control(module, {address: index for index, address in enumerate(addresses)})
-    entries, nodes, cut = expand(simplify(_ruled(residual, rules)))
-    notes = [Note("site", rules[at].widened, at=module.image.name(at)) for at in addresses if rules[at].widened]
+    entries, nodes, cut = expand(simplify(_ruled(residual, found_rules)))
+    notes = [
+        Note("site", found_rules[at].widened, at=module.image.name(at)) for at in addresses if found_rules[at].widened
+    ]
     return minimise(
         Protocol(
             name=name,
@@ -47,16 +42,16 @@ def build(module: Module, rules: Mapping[int, Rule], *, name: str, method: str) 
             slots=dict(SLOTS),
             assumptions=(Note("slots", "no more runs of a kind are open at once than the slots say"),),
             widened=(*widened, *cut, *notes),
-            method=method,
+            method=analysis.method,
         )
     )
 
 
-def _ruled(residual: Residual, rules: Mapping[int, Rule]) -> Residual:
+def _ruled(residual: Residual, found: Mapping[int, Rule]) -> Residual:
     def ruled(point: Point) -> Point:
         if point.site is None:
             return point
-        rule = rules[point.at]
+        rule = found[point.at]
         return Point(point.at, point.steps, point.site, addresses=rule.addresses, value=rule.value)
 
     routines = {

@@ -1,5 +1,6 @@
 """Shows what an analysis found: a document for machines, a table for people, the line of the paper's Table 6."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from sekisho.flow import Module
 from sekisho.values.model import Analysis, SiteAnalysis, Widening
 
+_WIDTH_IN_FILES = 180
 _SHOWN = 6
 """Most alternatives printed in a cell of the table; the document has all."""
 
@@ -85,14 +87,16 @@ def _widening(module: Module, widening: Widening) -> dict[str, Any]:
 
 def print_tables(results: list[Result]) -> None:
     """Print a table of sites for each file, and the summary over all files."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # In a file or pipe there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_FILES)
     for result in results:
-        table = Table(title=f"{result.path} ({result.architecture})", title_justify="left")
+        table = Table(title=f"{result.path} ({result.architecture})", title_justify="left", box=SIMPLE_HEAD)
         for heading in ("Site", "Function", "Access", "Ports", "Values", "Resolved"):
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="fold", no_wrap=heading in ("Site", "Access"))
         for site in result.sites:
             table.add_row(
                 f"{site.section}+{site.offset:#x}",
@@ -103,7 +107,7 @@ def print_tables(results: list[Result]) -> None:
                 "yes" if site.resolved else f"no: {site.reason}",
             )
         console.print(table)
-    summary = Table(title="Summary", title_justify="left")
+    summary = Table(title="Summary", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("File", "Instructions", "Bytes", "Basic blocks", "in + out", "Resolved", "Widened"):
         summary.add_column(heading, justify="left" if heading == "File" else "right", overflow="fold")
     for result in results:

@@ -60,7 +60,7 @@ def _site(module: Module, function: Function, site: Instruction) -> SiteAnalysis
         reason = f"more than {BLOCKS_FOR_A_SITE} blocks looked at" if search.gave_up else "every way back is a loop"
     elif left:
         names = ", ".join(module.lifter.language.register_name(register) for register in left)
-        reason = f"{names} not known at the start of {function.name}"
+        reason = f"{names} unknown where the function begins"
     ports = _merged(context.ports for context in contexts)
     values = _merged(context.values for context in contexts)
     section, offset = module.image.location(site.address)
@@ -208,7 +208,7 @@ def _context(module: Module, site: Instruction, end: _End) -> SiteContext:
     reason = None
     if end.left:
         names = ", ".join(module.lifter.language.register_name(register) for register in sorted(end.left))
-        reason = f"{names} not known"
+        reason = f"{names} unknown"
     return SiteContext(
         call_string=(),
         ports=(_computed(module, order, site, access.port),),

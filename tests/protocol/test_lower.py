@@ -36,16 +36,24 @@ def expressions(draw: st.DrawFn, size: int, depth: int = 3) -> Value:
     return make(draw(st.sampled_from(["not", "neg"])), size, (draw(expressions(size, depth - 1)),), size)
 
 
-@given(st.sampled_from([1, 2, 4, 8]).flatmap(lambda size: expressions(size)), st.data())
-def test_a_lowered_expression_has_the_same_value_or_is_unknown(value: Value, data: st.DataObject) -> None:
-    small = st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, mask(8)))
+def sign_extend(number: int) -> int:
+    return (number | ~0xFFFFFFFF) & mask(8) if number >> 31 else number
+
+
+@given(st.sampled_from([1, 2, 4, 8]).flatmap(lambda size: expressions(size)), st.booleans(), st.data())
+def test_a_lowered_expression_has_the_same_lower_bits_or_is_unknown(
+    value: Value, extended: bool, data: st.DataObject
+) -> None:
+    small = st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, 0x80000000, mask(8)]), st.integers(0, mask(8)))
     numbers: dict[Expression, int] = {
-        each: data.draw(small) & mask(min(each.size, 4)) for all_of in SYMBOLS.values() for each in all_of
+        each: data.draw(small) & mask(each.size) for all_of in SYMBOLS.values() for each in all_of
     }
-    expected = compute(value, numbers)
-    found = evaluate(lower(value, NAMES), {NAMES[each].name: number for each, number in numbers.items()})
-    if found is not None and expected <= 0xFFFFFFFF:
-        assert found == expected
+    if extended:
+        numbers |= {each: sign_extend(numbers[each] & 0xFFFFFFFF) for each in SYMBOLS[8]}
+    tree = lower(value, NAMES, SYMBOLS[8] if extended else ())
+    found = evaluate(tree, {NAMES[each].name: number & 0xFFFFFFFF for each, number in numbers.items()})
+    if found is not None:
+        assert found == compute(value, numbers) & 0xFFFFFFFF
 
 
 def test_a_poll_of_a_status_register_keeps_its_condition() -> None:
@@ -56,6 +64,10 @@ def test_a_poll_of_a_status_register_keeps_its_condition() -> None:
     assert evaluate(tree, {"v1_0": 0xC0}) == 0
 
 
-def test_what_needs_more_than_32_bits_is_unknown() -> None:
-    wide = make("mul", 8, tuple(SYMBOLS[8]), 8)
-    assert lower(make("eq", 1, (wide, 5), 8), NAMES) == Constant(None)
+def test_pointers_are_compared_only_where_their_lower_halves_decide() -> None:
+    pointer = SYMBOLS[8][0]
+    is_null = make("eq", 1, (pointer, 0), 8)
+    assert lower(is_null, NAMES) == Constant(None)
+    tree = lower(is_null, NAMES, [pointer])
+    assert evaluate(tree, {"v8_0": 0}) == 1
+    assert evaluate(tree, {"v8_0": 0xC0000000}) == 0

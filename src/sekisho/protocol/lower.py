@@ -1,10 +1,12 @@
 """Puts an expression of the analysis (any width, P-code's operations) into the engine's terms (unsigned, 32 bits).
 
-What cannot be said there is ANY: the engine then tries both ways. A 64-bit value can be said where its upper half is
-known to be 0, which covers numbers; a comparison with a kernel address cannot, and is ANY.
+A value of up to four bytes becomes the same number; of a longer one the lower 32 bits are kept. That is enough for sums
+and bits, which never look upward, and for comparing numbers that are the sign extension of their lower half: so are
+kernel and module addresses, null pointers and what C calls an int. What cannot be said is ANY: the engine tries both
+ways.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sekisho.protocol.expression import Binary, Constant, Tree, Unary
 from sekisho.values.expression import Expression, Value, possible
@@ -12,65 +14,99 @@ from sekisho.values.operation import mask
 
 ANY = Constant(None)
 _WORD = 0xFFFFFFFF
-_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
-_BITWISE = {"and": "&", "or": "|", "xor": "^"}
-_UNSIGNED = {"eq": "==", "ne": "!=", "ult": "<", "ule": "<="}
-_SIGNED = {"slt": "<", "sle": "<="}
+_RING = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^"}
+_COMPARISONS = {"eq": "==", "ne": "!=", "ult": "<", "ule": "<=", "slt": "<", "sle": "<="}
 
 
-def lower(value: Value, names: Mapping[Expression, Tree]) -> Tree:
-    """Return `value` as an engine expression; `names` says what each symbol is called, one without a name is ANY.
+def sign_extended(value: Value, extended: Collection[Expression]) -> bool:
+    """Whether an eight-byte value is the sign extension of its lower half; `extended` are the symbols that are."""
+    if isinstance(value, int):
+        return value <= 0x7FFFFFFF or value >= 0xFFFFFFFF80000000
+    if value.op == "symbol":
+        return value in extended
+    if value.op == "sext":
+        return value.width <= 4
+    if value.op in ("and", "or", "xor"):
+        return all(sign_extended(argument, extended) for argument in value.args)
+    return possible(value) <= 0x7FFFFFFF
 
-    Only symbols that fit into 32 bits may have a name, whatever their size.
-    The result is exact or ANY: for every assignment of numbers to the symbols it evaluates to the value's lower 32
-    bits, provided that the value's upper bits are 0.
+
+def lower(value: Value, names: Mapping[Expression, Tree], extended: Collection[Expression] = ()) -> Tree:
+    """Return the lower 32 bits of `value` as an engine expression; a symbol that is not in `names` is ANY.
+
+    `names` says where the lower 32 bits of each symbol are. The result is exact or ANY.
     """
     if isinstance(value, int):
-        return Constant(value) if value <= _WORD else ANY
+        return Constant(value & _WORD)
     if value.op == "symbol":
         return names.get(value, ANY)
-    if possible(value) > _WORD and value.op not in ("zext", "and"):
+    if value.op == "any":
         return ANY
-    arguments = [lower(argument, names) for argument in value.args]
-    if any(_unknown(argument) for argument in arguments):
+    arguments = [lower(argument, names, extended) for argument in value.args]
+    if any(argument == ANY for argument in arguments):
         return ANY
-    return _operation(value, arguments)
+    if len(arguments) == 1:
+        return _unary(value, arguments[0])
+    if value.op in _COMPARISONS:
+        return _comparison(value, arguments, extended)
+    return _binary(value, *arguments)
 
 
-def _unknown(tree: Tree) -> bool:
-    return isinstance(tree, Constant) and tree.value is None
-
-
-def _operation(value: Expression, arguments: list[Tree]) -> Tree:
-    op, size, width = value.op, value.size, value.width
-    if op == "zext":
-        return arguments[0]
-    if op in ("not", "neg") and size <= 4:
-        return _cut(Unary("~" if op == "not" else "-", arguments[0]), size)
-    if op == "sext" and size <= 4:
-        sign = Constant(1 << (8 * width - 1))
-        return _cut(Binary("-", Binary("^", arguments[0], sign), sign), size)
-    if len(arguments) != 2:
-        return ANY
-    left, right = arguments
-    if op in _BITWISE:
-        return Binary(_BITWISE[op], left, right)
-    if op in _ARITHMETIC and size <= 4:
-        return _cut(Binary(_ARITHMETIC[op], left, right), size)
-    if op == "shl" and size <= 4:
-        return _cut(Binary("<<", left, right), size)
-    if op == "shr":
-        return Binary(">>", left, right)
-    if op in _UNSIGNED:
-        return Binary(_UNSIGNED[op], left, right)
-    if op in _SIGNED and width <= 4:
-        sign = Constant(1 << (8 * width - 1))
-        return Binary(_SIGNED[op], Binary("^", left, sign), Binary("^", right, sign))
-    if op == "piece" and size <= 4:
-        return Binary("|", Binary("<<", left, Constant(8 * width)), right)
-    if op == "subpiece" and isinstance(right, Constant) and right.value is not None:
-        return _cut(Binary(">>", left, Constant(8 * right.value)) if right.value else left, size)
+def _unary(value: Expression, argument: Tree) -> Tree:
+    match value.op:
+        case "zext":
+            return argument
+        case "sext" if value.width >= 4:
+            return argument
+        case "sext":
+            sign = Constant(1 << (8 * value.width - 1))
+            return _cut(Binary("-", Binary("^", argument, sign), sign), value.size)
+        case "not" | "neg":
+            return _cut(Unary("~" if value.op == "not" else "-", argument), value.size)
     return ANY
+
+
+def _binary(value: Expression, left: Tree, right: Tree) -> Tree:
+    op, size, width = value.op, value.size, value.width
+    if op in _RING:
+        return _cut(Binary(_RING[op], left, right), size)
+    match op:
+        case "shl" if _narrow(value.args[1]):
+            return _cut(Binary("<<", left, right), size)
+        case "shr" if _narrow(value.args[0]) and _narrow(value.args[1]):
+            return Binary(">>", left, right)
+        case "piece" if width >= 4:
+            return right
+        case "piece":
+            return Binary("|", Binary("<<", left, Constant(8 * width)), right)
+        case "subpiece":
+            offset = value.args[1]
+            assert isinstance(offset, int)
+            if offset + size <= 4 or offset == 0 or _narrow(value.args[0]):
+                return _cut(Binary(">>", left, Constant(8 * offset)) if offset else left, size)
+    return ANY
+
+
+def _comparison(value: Expression, arguments: list[Tree], extended: Collection[Expression]) -> Tree:
+    left, right = arguments
+    width = value.width
+    if width > 4:
+        if all(sign_extended(argument, extended) for argument in value.args):
+            width = 4
+        elif not all(_narrow(argument) for argument in value.args):
+            return ANY
+        else:
+            # Both below 2 ** 32, hence not negative: signed and unsigned order agree.
+            return Binary(_COMPARISONS[value.op], left, right)
+    if value.op in ("slt", "sle"):
+        sign = Constant(1 << (8 * width - 1))
+        left, right = Binary("^", left, sign), Binary("^", right, sign)
+    return Binary(_COMPARISONS[value.op], left, right)
+
+
+def _narrow(value: Value) -> bool:
+    """Whether the bits above the lower 32 are certainly 0."""
+    return possible(value) <= _WORD
 
 
 def _cut(tree: Tree, size: int) -> Tree:

@@ -1,0 +1,164 @@
+"""Small random protocols and events for the property tests. Everything is drawn from few values, so that events often fit."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from sekisho.policy import Device, Policy
+from sekisho.protocol.model import (
+    END,
+    Bits,
+    Constants,
+    Edge,
+    Entry,
+    Expression,
+    Global,
+    Node,
+    Protocol,
+    Signal,
+    Site,
+)
+from sekisho.trace import Event
+
+DEVICE = Device("device", ("0x10-0x12",), ("0x20",), lines=(6,))
+ADDRESSES = ("0x10", "0x11", "0x10-0x11", "0x12", "0x20", "0x30", "0x11-0x13")
+NUMBERS = ("0", "1", "2", "ANY")
+
+
+def _operands(names: list[str]) -> st.SearchStrategy[str]:
+    return st.sampled_from([*names, *names, *NUMBERS])
+
+
+@st.composite
+def conditions(draw: Any, names: list[str]) -> str:
+    left = draw(_operands(names))
+    shape = draw(st.sampled_from(["", "", "==", "!=", "in", "&", "<", "and", "not"]))
+    right = draw(_operands(names))
+    return {
+        "": "",
+        "in": f"{left} in (0, 2)",
+        "&": f"{left} & 1 == {right}",
+        "and": f"{left} == {right} and {right} < 2",
+        "not": f"not {left} or {right} == 1",
+    }.get(shape, f"{left} {shape} {right}")
+
+
+@st.composite
+def assignments(draw: Any, targets: list[str], names: list[str]) -> dict[str, str]:
+    chosen = draw(st.lists(st.sampled_from(targets), max_size=2, unique=True)) if targets else []
+    return {
+        name: draw(st.one_of(_operands(names), _operands(names).map(lambda operand: f"({operand} + 1) & 3")))
+        for name in chosen
+    }
+
+
+@st.composite
+def edges(draw: Any, targets: list[str], names: list[str], most: int = 3) -> tuple[Edge, ...]:
+    return tuple(
+        Edge(draw(st.sampled_from(targets)), draw(conditions(names)), draw(assignments(names, names)))
+        for _ in range(draw(st.integers(0, most)))
+    )
+
+
+@st.composite
+def protocols(draw: Any, name: str = "driver") -> Protocol:
+    tracked = [f"g{index}" for index in range(draw(st.integers(0, 2)))]
+    local = [f"l{index}" for index in range(draw(st.integers(0, 2)))]
+    names = tracked + local
+    sites = tuple(
+        Site(
+            ".text",
+            16 * index,
+            1,
+            "f",
+            "pio",
+            draw(st.sampled_from(["in", "out", "out"])),
+            draw(st.sampled_from([1, 1, 1, 2])),
+            draw(st.sampled_from([False, False, False, True])),
+        )
+        for index in range(draw(st.integers(1, 4)))
+    )
+    nodes_count = draw(st.integers(1, 6))
+    targets = [f"n{index}" for index in range(nodes_count)] + [END]
+    value = st.one_of(
+        st.none(),
+        st.just(Constants((0, 2))),
+        st.just(Bits(1, 1)),
+        _operands([*names, "value"]).map(lambda text: Expression((text,))),
+    )
+    nodes = []
+    for index in range(nodes_count):
+        site = draw(st.one_of(st.none(), st.integers(0, len(sites) - 1)))
+        place = site is not None
+        bindable = place and local and not sites[site].string
+        nodes.append(
+            Node(
+                f"n{index}",
+                site,
+                addresses=tuple(draw(st.lists(st.sampled_from(ADDRESSES), max_size=2))) if place else (),
+                value=draw(value) if place else None,
+                bind=draw(st.one_of(st.none(), st.sampled_from(local))) if bindable else None,
+                edges=draw(edges(targets, names)),
+            )
+        )
+    kinds = st.sampled_from(["task", "task", "work", "irq", "timer", "init"])
+    entries = tuple(
+        Entry(f"e{index}", draw(kinds), draw(edges(targets, names, 2))) for index in range(draw(st.integers(1, 3)))
+    )
+    signals = tuple(
+        Signal(6, level, draw(assignments(tracked, tracked))) for level in (0, 1) if tracked and draw(st.booleans())
+    )
+    return Protocol(
+        name,
+        None,
+        sites,
+        tuple(Global(item, draw(st.sampled_from([(0,), (1,), (0, 1)]))) for item in tracked),
+        tuple(local),
+        entries,
+        tuple(nodes),
+        {kind: draw(st.integers(0, 2)) for kind in ("task", "work", "irq", "timer") if draw(st.booleans())},
+        signals,
+    )
+
+
+@st.composite
+def policies(draw: Any) -> Policy:
+    count = draw(st.sampled_from([1, 1, 1, 2]))
+    return Policy(
+        1,
+        match=draw(st.sampled_from(["sequence", "ip"])),
+        firmware=draw(st.sampled_from(["deny", "allow"])),
+        budget=draw(st.sampled_from([1024, 1024, 16, 2, 1])),
+        devices=(DEVICE,),
+        protocols=tuple(draw(protocols(f"driver{index}")) for index in range(count)),
+    )
+
+
+@st.composite
+def events(draw: Any) -> Event:
+    width = draw(st.sampled_from([1, 1, 1, 1, 2]))
+    count = draw(st.sampled_from([1, 1, 1, 1, 1, 3]))
+    data = b"".join(draw(st.integers(0, 3)).to_bytes(width, "little") for _ in range(count))
+    return Event(
+        vcpu=draw(st.integers(0, 1)),
+        ip=None,
+        space="pio",
+        direction=draw(st.sampled_from(["in", "out"])),
+        address=draw(st.sampled_from([0x10, 0x10, 0x11, 0x12, 0x20, 0x0F, 0x30])),
+        width=width,
+        count=count,
+        data=data.hex(),
+    )
+
+
+STEPS = st.one_of(
+    events(),
+    events(),
+    events(),
+    events(),
+    events().map(lambda event: (event, "unanswered")),
+    st.tuples(events(), st.integers(0, 3)),
+    st.sampled_from([("line", 0), ("line", 1), ("line", 1)]),
+    st.sampled_from(["reset", "forget", "", "", ""]),
+)
+"""An event; one whose answer never comes; one with a claimed site; a change of the line; a reset."""

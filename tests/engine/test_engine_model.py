@@ -1,0 +1,78 @@
+"""The native engine and the model written for reading give the same verdicts, event by event."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from random_protocols import STEPS, policies
+
+from sekisho.engine import Engine
+from sekisho.engine.model import Model, TooManyAlternatives
+from sekisho.policy import Policy
+from sekisho.policy.compose import prepare
+from sekisho.trace import Event
+
+
+def _take(judge: Any, step: Any) -> Any:
+    """Perform one step on an `Engine` or a `Model`; the verdict when it is an event."""
+    if step in ("reset", "forget"):
+        return getattr(judge, step)()
+    if step == "":
+        return None
+    site, answered = None, True
+    event = step
+    if isinstance(step, tuple):
+        if step[0] == "line":
+            return judge.signal(6, step[1])
+        event, what = step
+        answered = what != "unanswered"
+        site = what if answered else None
+    assert isinstance(event, Event)
+    allowed = judge.request(event, site)
+    if isinstance(judge, Engine):
+        allowed = allowed is None
+    if allowed and answered and event.direction == "in":
+        judge.answer(event)
+    return allowed
+
+
+def _agree(policy: Policy, steps: list[Any], most: int = 300) -> None:
+    sites = sum(len(protocol.sites) for protocol in policy.protocols)
+    steps = [(step[0], step[1] % sites) if isinstance(step, tuple) and isinstance(step[1], int) and step[0] != "line"
+             else step for step in steps]
+    composed = policy
+    if "forget" in steps:
+        # Of an unknown run the model believes any locals anywhere; the fewer the nodes, the less that is.
+        protocols = tuple(prepare(protocol, policy.devices) for protocol in policy.protocols)
+        composed = replace(policy, protocols=protocols)
+    try:
+        model = Model(composed, most)
+        with Engine(policy) as engine:
+            exact = True
+            for number, step in enumerate(steps):
+                expected, found = _take(model, step), _take(engine, step)
+                exact &= engine.statistics().merges == 0
+                if exact:
+                    assert found == expected, (number, step)
+                elif expected:
+                    # A merged engine may allow more. Where it does, the two have seen different things from there on.
+                    assert found, (number, step)
+                if found != expected:
+                    break
+    except TooManyAlternatives:
+        assume(False)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(policies(), st.lists(STEPS, max_size=25))
+def test_engine_and_model_agree_on_random_protocols(policy: Policy, steps: list[Any]) -> None:
+    _agree(policy, steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(policies(), st.lists(STEPS, min_size=10, max_size=60))
+def test_engine_and_model_agree_on_a_hundred_thousand_events(policy: Policy, steps: list[Any]) -> None:
+    _agree(policy, steps, 2000)

@@ -4,6 +4,7 @@ apt does the work under a configuration of its own (lists, status, cache), so th
 read nor changed; only the mirrors, their keys and the proxy settings are taken from the machine. No root needed.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -80,6 +81,34 @@ def kernel(suite: str = "bookworm") -> Kernel:
     if modules is None or not vmlinuz.is_file():
         raise SekishoError("not the layout of a kernel package", source=tree)
     return Kernel(release, vmlinuz, modules / release)
+
+
+def system(package: str, suite: str = "bookworm") -> Path:
+    """Unpack `package` of `suite` with all it depends on into one folder, laid out like that suite's root."""
+    # An empty machine installs it, in a simulation: what that prints is the closure of the dependencies.
+    command = ("apt-get", "install", "--simulate", "--no-install-recommends", "-q", package)
+    plan = _apt(suite, *command, missing=f"{suite}: {package} cannot be installed")
+    names = sorted(re.findall(r"^Inst (\S+)", plan, re.MULTILINE))
+    # The names' packages, each by its content.
+    found = [describe(name, suite) for name in names]
+    key = hashlib.sha256("".join(each.sha256 for each in found).encode()).hexdigest()
+    root = cache.folder("debian", "systems") / key
+    if not root.exists():
+        trees = [fetch(name, suite) for name in names]
+        with cache.lock(cache.folder("debian", suite) / "lock"), cache.building(root) as draft:
+            for tree in trees:
+                # Later suites have /lib as a link to /usr/lib, and their packages ship only the latter.
+                shutil.copytree(tree, draft, symlinks=True, dirs_exist_ok=True, copy_function=_link)
+            for folder in ("bin", "lib", "lib64", "sbin"):
+                if not (draft / folder).exists() and (draft / "usr" / folder).exists():
+                    (draft / folder).symlink_to(f"usr/{folder}")
+    return root
+
+
+def _link(source: str, target: str) -> None:
+    """Make `target` another name of the file `source`: the system's folder shares the packages' files."""
+    Path(target).unlink(missing_ok=True)
+    os.link(source, target, follow_symlinks=False)
 
 
 def grub(suite: str = "bookworm") -> Path:

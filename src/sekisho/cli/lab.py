@@ -1,0 +1,105 @@
+"""`sekisho lab`: a disposable guest with a real driver, with or without the filter, used and attacked."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sekisho.lab import attack, floppy
+
+
+class Machine(StrEnum):
+    """The guests that the lab knows."""
+
+    floppy = "floppy"
+
+
+class Kernel(StrEnum):
+    """Debian suites, by whose kernel the guest runs."""
+
+    bullseye = "bullseye"
+    bookworm = "bookworm"
+    trixie = "trixie"
+
+
+class Host(StrEnum):
+    """Where the guest runs."""
+
+    auto = "auto"
+    direct = "direct"
+    nested = "nested"
+
+
+class Workload(StrEnum):
+    """What the guest does with the device before it is attacked."""
+
+    standard = "standard"
+    stress = "stress"
+    none = "none"
+
+
+def lab(
+    machine: Annotated[Machine, typer.Argument(help="The guest to start.")],
+    policy: Annotated[
+        list[Path] | None, typer.Option(help="Filter by this policy; without one nothing is filtered.")
+    ] = None,
+    attacks: Annotated[
+        list[str] | None, typer.Option("--attack", help=f"Then attack: {', '.join(attack.names())}, all, or a file.")
+    ] = None,
+    workload: Annotated[Workload, typer.Option(help="What the guest does first.")] = Workload.standard,
+    kernel: Annotated[Kernel, typer.Option(help="The guest's kernel, by Debian suite.")] = Kernel.bookworm,
+    cpus: Annotated[int, typer.Option(min=1, max=8, help="The guest's CPUs.")] = 1,
+    host: Annotated[Host, typer.Option(help="This machine's KVM, or an emulated host.")] = Host.auto,
+    qemu: Annotated[Kernel | None, typer.Option(help="Run the QEMU of this Debian suite.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Keep the trace of the guest's requests here.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Keep the filter's log here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Start a disposable guest, use its device through its own driver, then attack it, and report.
+
+    Exit code 1 when the work failed, or when under a filter some of it was denied or an attack was let through.
+
+    Example: sekisho lab floppy --policy floppy.json --attack venom
+    """
+    names = [name for given in attacks or () for name in (_aimed_at_floppy() if given == "all" else [given])]
+    plan = floppy.Plan(
+        policies=tuple(policy or ()),
+        attacks=tuple(names),
+        workload=workload.value,
+        kernel=kernel.value,
+        cpus=cpus,
+        host=host.value,
+        qemu=None if qemu is None else qemu.value,
+        trace=trace,
+        log=log,
+    )
+    report = floppy.run(plan)
+    if as_json:
+        print(json.dumps(floppy.document(report), indent=2))
+    else:
+        _show(report)
+    raise typer.Exit(0 if report.kept else 1)
+
+
+def _aimed_at_floppy() -> list[str]:
+    return [name for name in attack.names() if attack.load(name).device == "isa-fdc"]
+
+
+def _show(report: floppy.Report) -> None:
+    console = Console()
+    filtered = "filtered" if report.filtered else "not filtered"
+    console.print(f"Linux {report.kernel}, {report.cpus} CPU, {report.host} host, {filtered}")
+    table = Table("step", "result")
+    for name, result in report.steps.items():
+        table.add_row(name, result)
+    console.print(table)
+    console.print(f"{report.events} requests, {report.guarded_events} to the device, {report.denied} denied")
+    if report.attacks:
+        table = Table("attack", "requests", "denied", "reached the device")
+        for name, part in report.attacks.items():
+            table.add_row(name, str(part.events), str(part.denied), str(part.reached_device))
+        console.print(table)

@@ -1,0 +1,272 @@
+"""The floppy lab: a real Linux with its own floppy driver at QEMU's floppy controller, used, and then attacked.
+
+The guest checks its own work (every step compares what it reads with what it wrote). Whether an attack reached the
+device is told by the device: QEMU's trace events of the controller, in a log that the filter has no part in.
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from sekisho.lab import attack, debian, host, machine
+from sekisho.lab.host import Host
+from sekisho.lab.session import SCRATCH, Job, Outcome
+from sekisho.policy.catalogue import device
+from sekisho.policy.model import VERSION, Policy
+
+Workload = Literal["standard", "stress", "none"]
+
+STEPS: dict[Workload, tuple[str, ...]] = {
+    "standard": ("load", "verify", "format", "mkfs", "copy", "exchange", "reload"),
+    "stress": ("load", "together", "motor", "exchange", "together-again", "mkfs", "copy", "reload"),
+    "none": (),
+}
+"""The steps of each workload, each of which the guest must report as done."""
+
+_PARTS: dict[Workload, tuple[str, ...]] = {
+    "standard": ("disk", "standard"),
+    "stress": ("disk", "stress"),
+    "none": (),
+}
+
+# Seconds, many times what they take in emulation.
+_TIMEOUT: dict[Workload, float] = {"standard": 150, "stress": 240, "none": 60}
+
+# Where user space ends on x86-64 (47 bits): the attack is sent by a program, the driver runs in the kernel.
+_USER_SPACE = 1 << 47
+
+# QEMU's trace events that say what a device was asked, by the catalogue's name of the device.
+_WITNESSES = {"isa-fdc": "fdc_ioport_*", "piix-ide": "ide_*,bmdma_*"}
+_FDC_EVENT = re.compile(r"fdc_ioport_(read|write) .*reg 0x([0-9a-f]+) val 0x([0-9a-f]+)")
+_FDC_BASE = 0x3F0
+
+DENIALS = 50
+"""At most so many denials go into a report in full."""
+
+
+@dataclass(slots=True)
+class AttackReport:
+    """What became of one attack: its requests to guarded addresses, how many were denied, how many the device saw."""
+
+    events: int = 0
+    denied: int = 0
+    reached_device: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run of the lab showed. `events` are requests as the filter (or, without one, the device) saw them."""
+
+    kernel: str = ""
+    cpus: int = 1
+    host: str = ""
+    filtered: bool = False
+    events: int = 0
+    guarded_events: int = 0
+    denied: int = 0
+    denials: list[dict[str, Any]] = field(default_factory=list)
+    workload_ok: bool = False
+    steps: dict[str, str] = field(default_factory=dict)
+    attack_events: int = 0
+    attack_denied: int = 0
+    attack_reached_device: int = 0
+    attacks: dict[str, AttackReport] = field(default_factory=dict)
+    vmm_code: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the work was done and, under a filter, nothing of it denied and none of an attack let through."""
+        held = not self.filtered or (self.denied == 0 and self.attack_reached_device == 0)
+        return self.workload_ok and held and self.attack_denied == (self.attack_events if self.filtered else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: policies (none: no filter), attacks by name, the workload, the guest's kernel and CPUs, the host."""
+
+    policies: tuple[Path, ...] = ()
+    attacks: tuple[str, ...] = ()
+    workload: Workload = "standard"
+    kernel: str = "bookworm"
+    cpus: int = 1
+    host: Host = "auto"
+    qemu: str | None = None
+    trace: Path | None = None
+    log: Path | None = None
+
+
+def run(plan: Plan) -> Report:
+    """Run `plan` in a fresh machine and report. Raises `SekishoError` when the machine cannot be had."""
+    known = [attack.load(name) for name in plan.attacks]
+    forms = {f"{each.name}.{form}": (each, requests) for each in known for form, requests in each.forms.items()}
+    files = {
+        f"attacks/{number:02}-{name}": attack.lines(form) for number, (name, (_, form)) in enumerate(forms.items())
+    }
+    parts = (*_PARTS[plan.workload], *(("attacks",) if forms else ()))
+    boot = machine.guest(plan.kernel, parts, files)
+    arguments = [argument for each in known for argument in each.qemu_arguments]
+    devices = sorted({each.device for each in known} | {"isa-fdc"})
+    where: Host = "direct" if plan.host == "direct" or (plan.host == "auto" and host.direct_works()) else "nested"
+    with host.workspace() as results:
+        vmm = [*machine.qemu(plan.qemu), *_machine(plan.cpus), *boot.arguments(), *arguments]
+        vmm += ["-trace", f"enable={','.join(_WITNESSES[name] for name in devices)}".replace(",", ",enable=")]
+        vmm += ["-D", str(results / "vmm.log")]
+        outcome = host.run(Job([*_filter(plan, results), *vmm], _TIMEOUT[plan.workload]), results, where)
+        report = Report(debian.kernel(plan.kernel).release, plan.cpus, where, bool(plan.policies))
+        _take_outcome(report, outcome, STEPS[plan.workload])
+        events = list(_trace(results / "trace.jsonl"))
+        _count(report, events, results / "vmm.log", outcome, forms)
+        report.denials = _denials(results / "log.jsonl")
+        for source, target in ((results / "trace.jsonl", plan.trace), (results / "log.jsonl", plan.log)):
+            if target is not None and source.exists():
+                target.write_bytes(source.read_bytes())
+        if not report.workload_ok:
+            print((results / "serial.log").read_text(errors="replace"), file=sys.stderr)
+    return report
+
+
+def _machine(cpus: int) -> list[str]:
+    return [
+        *("-machine", "pc", "-accel", "kvm", "-cpu", "host", "-smp", str(cpus), *host.PLAIN),
+        # The emulated host loses user space's access to ports when QEMU sets segments, as its TPR patching does.
+        *("-global", "kvm-apic.vapic=off"),
+        *("-qmp", f"unix:{SCRATCH}/qmp,server=on,wait=off"),
+        *("-drive", f"if=none,id=disk0,file={SCRATCH}/a.img,format=raw"),
+        *("-device", "floppy,drive=disk0,id=floppy0"),
+    ]
+
+
+def _filter(plan: Plan, results: Path) -> list[str]:
+    """Return the command that the VMM's command follows: none, the filter, or a mere recorder of requests."""
+    # Everything takes its time in an emulated host, the VMM's start as well.
+    options = [
+        "--quiet",
+        "--handshake-timeout",
+        "60",
+        "--trace",
+        f"{SCRATCH}/trace.jsonl",
+        "--log",
+        f"{SCRATCH}/log.jsonl",
+    ]
+    if plan.policies:
+        options += ["--mode", "enforce"]
+        policies = [path.resolve() for path in plan.policies]
+    elif plan.trace is not None:
+        # Nothing is explained by a policy without protocols, and in audit mode nothing is stopped: a recorder.
+        recorder = results / "recorder.json"
+        recorder.write_bytes(msgspec.json.encode(Policy(VERSION, devices=(device("isa-fdc"),))))
+        options += ["--mode", "audit"]
+        policies = [recorder]
+    else:
+        return []
+    for path in policies:
+        options += ["--policy", str(path)]
+    return [sys.executable, "-c", "from sekisho.cli import main; main()", "run", *options, "--"]
+
+
+def _take_outcome(report: Report, outcome: Outcome, steps: Iterable[str]) -> None:
+    report.steps = {name: outcome.steps.get(name, "not reached") for name in steps} | outcome.steps
+    report.workload_ok = all(result == "ok" for result in report.steps.values())
+    report.vmm_code = outcome.code
+    report.seconds = {name: round(seconds, 1) for name, seconds in outcome.seconds.items()}
+
+
+def _trace(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the I/O events of the trace, those of the attack program marked `"mark": "attack"`."""
+    if not path.exists():
+        return
+    kernel_seen = False
+    with path.open() as file:
+        for line in file:
+            event = json.loads(line)
+            if "address" not in event:
+                continue
+            kernel_seen |= event["ip"] >= _USER_SPACE
+            # Before the kernel runs, low addresses are those of the firmware.
+            if kernel_seen and event["ip"] < _USER_SPACE:
+                event["mark"] = "attack"
+            yield event
+
+
+def guards(name: str) -> set[int]:
+    """Return the addresses that a policy for the catalogue's device `name` guards."""
+    found: set[int] = set()
+    for text in device(name).guarded:
+        first, _, last = text.partition("-")
+        found.update(range(int(first, 16), int(last or first, 16) + 1))
+    return found
+
+
+def _count(
+    report: Report,
+    events: list[dict[str, Any]],
+    log: Path,
+    outcome: Outcome,
+    forms: dict[str, tuple[attack.Attack, tuple[attack.Request, ...]]],
+) -> None:
+    """Fill in the report's numbers from the trace of requests and the device's own log."""
+    seen = log.read_bytes() if log.exists() else b""
+    floppy = guards("isa-fdc")
+    guarded = [
+        event for event in events if not floppy.isdisjoint(range(event["address"], event["address"] + event["width"]))
+    ]
+    work = [event for event in guarded if "mark" not in event]
+    report.events = sum("mark" not in event for event in events)
+    report.guarded_events = len(work)
+    report.denied = sum("verdict" in event for event in work) if report.filtered else 0
+    if not events:
+        first = min((window[0] for window in outcome.window.values()), default=len(seen))
+        report.events = report.guarded_events = seen[:first].count(b"fdc_ioport")
+    sent = iter([event for event in events if event.get("mark") == "attack"])
+    for number, (name, (each, requests)) in enumerate(forms.items()):
+        owned = guards(each.device)
+        # Memory requests make no exit: their target is the guest's own memory.
+        ports = [request for request in requests if request.port]
+        aimed = [request for request in ports if not owned.isdisjoint(address for address, _ in request.bytes())]
+        part = report.attacks.setdefault(each.name, AttackReport())
+        part.events += len(aimed)
+        for request in ports:
+            event = next(sent, {})
+            part.denied += report.filtered and request in aimed and "verdict" in event
+        window = outcome.window.get(f"{number:02}-{name}", [0, 0])
+        begin, end = window[0], window[1] if len(window) > 1 else len(seen)
+        part.reached_device += _reached(each.device, aimed, seen[begin:end].decode(errors="replace"))
+    report.attack_events = sum(part.events for part in report.attacks.values())
+    report.attack_denied = sum(part.denied for part in report.attacks.values())
+    report.attack_reached_device = sum(part.reached_device for part in report.attacks.values())
+
+
+def _reached(name: str, aimed: list[attack.Request], log: str) -> int:
+    """Count the requests of which the device's log has at least one byte (a device splits wide requests)."""
+    if name != "isa-fdc":
+        return min(len(aimed), len(log.splitlines()))
+    there: Counter[tuple[int, int | None]] = Counter()
+    for direction, register, value in _FDC_EVENT.findall(log):
+        there[_FDC_BASE + int(register, 16), int(value, 16) if direction == "write" else None] += 1
+    reached = 0
+    for request in aimed:
+        bytes_there = [each for each in request.bytes() if there[each] > 0]
+        for each in bytes_there:
+            there[each] -= 1
+        reached += bool(bytes_there)
+    return reached
+
+
+def _denials(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [entry for entry in entries if entry.get("type") == "denial"][:DENIALS]
+
+
+def document(report: Report) -> dict[str, Any]:
+    """Return the report as what `--json` prints."""
+    return {"format": "sekisho-lab", "version": 1, **asdict(report), "kept": report.kept}

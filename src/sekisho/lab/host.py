@@ -1,0 +1,116 @@
+"""Where a guest can run: on this machine's own KVM, or on that of an emulated host (QEMU emulating AMD SVM).
+
+Whether /dev/kvm runs a Linux guest is found out by trying, once for each boot of the machine.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from sekisho.errors import SekishoError
+from sekisho.lab import cache, machine
+from sekisho.lab.session import Job, Outcome
+
+Host = Literal["auto", "direct", "nested"]
+
+PROBE_SECONDS = 20.0
+"""A guest on real KVM is up in 2 to 4 s; one that is not up by then never will be."""
+
+
+def direct_works() -> bool:
+    """Say whether this machine's /dev/kvm runs an ordinary Linux guest."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    note = cache.folder("lab") / "kvm.json"
+    with cache.lock(cache.folder("lab") / "kvm.lock"):
+        try:
+            known = json.loads(note.read_text())
+        except (OSError, ValueError):
+            known = {}
+        if known.get("boot") != boot:
+            print(
+                f"sekisho: trying whether /dev/kvm runs Linux guests (at most {PROBE_SECONDS:.0f} s)", file=sys.stderr
+            )
+            known = {"boot": boot, "works": _probe()}
+            note.write_text(json.dumps(known))
+    return bool(known["works"])
+
+
+def _probe() -> bool:
+    boot = machine.guest("bookworm", (), {})
+    job = Job(["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", *PLAIN, *boot.arguments()], PROBE_SECONDS)
+    with workspace() as results:
+        return run(job, results, "direct").done
+
+
+PLAIN = ("-m", "256", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio")
+"""A machine with nothing but a serial line on standard output."""
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """Give a folder for a run's results that is gone afterwards."""
+    results = Path(tempfile.mkdtemp(prefix="sekisho-lab-"))
+    try:
+        yield results
+    finally:
+        shutil.rmtree(results, ignore_errors=True)
+
+
+def run(job: Job, results: Path, host: Host = "auto") -> Outcome:
+    """Run `job` on a host of the kind asked for; its files are then in `results`.
+
+    Raises `SekishoError` when the host did not come up.
+    """
+    (results / "job.json").write_text(json.dumps(asdict(job)))
+    command = [sys.executable, "-m", "sekisho.lab.session", str(results)]
+    if host == "direct" or (host == "auto" and direct_works()):
+        subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+    else:
+        _run_nested(command, results, job.timeout)
+    try:
+        return Outcome(**json.loads((results / "outcome.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise SekishoError(f"the lab's machine left no outcome: {_last_words(results)}") from error
+
+
+def _run_nested(command: list[str], results: Path, timeout: float) -> None:
+    # The same command in the same place: file system, working directory and environment of this process.
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.isidentifier())
+    inside = f"cd {shlex.quote(os.getcwd())} && exec env -i {environment} {shlex.join(command)}"
+    boot = machine.nested_host(f"results={shlex.quote(str(results))}\ncommand={shlex.quote(inside)}\n")
+    share = "security_model=none,multidevs=remap"
+    emulator = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", *PLAIN, "-m", "3G", *boot.arguments()]
+    emulator += ["-fsdev", f"local,id=host,path=/,readonly=on,{share}"]
+    emulator += ["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]
+    emulator += ["-fsdev", f"local,id=results,path={results},{share}"]
+    emulator += ["-device", "virtio-9p-pci,fsdev=results,mount_tag=results"]
+    with (results / "host.log").open("wb") as log:
+        try:
+            # 30 s for its own boot and for Python in emulation.
+            subprocess.run(
+                emulator, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=timeout + 30, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return
+        except OSError as error:
+            raise SekishoError(f"qemu-system-x86_64 cannot be started: {error.strerror}") from error
+
+
+def _last_words(results: Path) -> str:
+    """Return the last line of the logs that are nearest to the cause."""
+    for name in ("nested.log", "stderr.log", "host.log"):
+        path = results / name
+        if path.is_file() and (text := path.read_text(errors="replace").strip()):
+            return text.splitlines()[-1]
+    return "no log"

@@ -1,10 +1,11 @@
-"""Bare-metal guests: a few lines of assembly become a ROM that an unmodified QEMU runs on KVM, with or without the filter.
+"""Bare-metal guests: some assembly becomes a ROM that an unmodified QEMU runs on KVM, with or without the filter.
 
 No guest operating system, no firmware: a test says what the guest does, and sees what reached the device.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Request:
 def policy_of(
     *requests: Request, guarded: tuple[str, ...] = ("0x3ff",), space: Literal["pio", "mmio"] = "pio", **settings: Any
 ) -> Policy:
-    """A policy that allows exactly `requests` at the guarded addresses, in any order; judged by sequence unless told."""
+    """A policy that allows exactly `requests` at the guarded addresses, in any order; `match: sequence` unless told."""
     sites = tuple(
         Site(request.section, request.offset, request.length, "test", space, request.direction, request.width,
              string=request.string, window=request.window)
@@ -85,7 +86,7 @@ class Outcome:
 
 
 def qemu(rom: Path, folder: Path, *options: str, machine: str = "pc,accel=kvm") -> list[str]:
-    """QEMU's command line for a guest."""
+    """QEMU's command line for a guest. `machine` may add machine options; `options` come last."""
     return [
         *("qemu-system-x86_64", "-machine", machine, "-m", "16", "-nodefaults", "-display", "none", "-no-user-config"),
         *("-bios", str(rom), "-serial", "null", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
@@ -113,6 +114,25 @@ def filtered(command: list[str], policy: Policy, folder: Path, *options: str) ->
     ]
 
 
+def run_to_end(command: list[str], folder: Path, timeout: float = 60.0) -> tuple[int, str, str]:
+    """Exit code, standard output and errors of `command`; nothing of it is left running."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(folder),
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # a launcher that is killed leaves its VMM running
+        raise
+    return process.returncode, output, errors
+
+
 def run_guest(
     body: str, folder: Path, policy: Policy | None, *options: str, sekisho: tuple[str, ...] = (), timeout: float = 60.0
 ) -> Outcome:
@@ -120,15 +140,13 @@ def run_guest(
     command = qemu(assemble(body, folder), folder, *options)
     if policy is not None:
         command = filtered(command, policy, folder, *sekisho)
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=environment(folder), stdin=subprocess.DEVNULL
-    )
+    code, output, errors = run_to_end(command, folder, timeout)
     told = folder / "told"
-    summary = json.loads(done.stdout.splitlines()[-1]) if policy is not None and done.stdout else {}
+    summary = json.loads(output.splitlines()[-1]) if policy is not None and output else {}
     return Outcome(
-        done.returncode,
+        code,
         told.read_bytes() if told.exists() else b"",
-        done.stderr,
+        errors,
         summary,
         _lines(folder / "trace"),
         _lines(folder / "log"),

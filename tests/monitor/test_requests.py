@@ -23,17 +23,17 @@ READ_BACK = "read 1, 0x3ff\ntell\n"
         pytest.param(
             "write 1, 0x3ff, 0x41\nwrite 1, 0x3ff, 0x42", BYTES, "0x3ff", b"\x42", b"\x41", 1, id="denied after allowed"
         ),
-        pytest.param("write 2, 0x3fe, 0x4200", BYTES, "0x3ff", b"\x42", b"\x00", 1, id="word straddles into the range"),
+        pytest.param("write 2, 0x3fe, 0x4200", BYTES, "0x3ff", b"\x42", b"\x00", 1, id="word straddling in"),
         pytest.param(
             "write 2, 0x3fe, 0x4200", (Request("out", 0x3FE, 2, (0x4200,)), *BYTES),
             "0x3fe-0x3ff", b"\x42", b"\x42", 0, id="allowed word",
         ),
-        pytest.param("write 4, 0x3fc, 0x42000000", BYTES, "0x3ff", b"\x42", b"\x00", 1, id="long straddles into the range"),
+        pytest.param("write 4, 0x3fc, 0x42000000", BYTES, "0x3ff", b"\x42", b"\x00", 1, id="long straddling in"),
         pytest.param(
             "write 4, 0x3fc, 0x42000000", (Request("out", 0x3FC, 4, (0x42000000,)), *BYTES),
             "0x3fc-0x3ff", b"\x42", b"\x42", 0, id="allowed long",
         ),
-        pytest.param("write 2, 0x3ff, 0x4142", BYTES, "0x3ff", b"\x42", b"\x00", 1, id="word straddles out of the range"),
+        pytest.param("write 2, 0x3ff, 0x4142", BYTES, "0x3ff", b"\x42", b"\x00", 1, id="word straddling out"),
         pytest.param(
             "movl $0x42424242, %es:0x600\nmov $0x600, %si\nmov $3, %cx\nmov $0x3ff, %dx\ncld\nrep outsb",
             BYTES, "0x3ff", b"\x42", b"\x00", 3, id="rep outs of denied bytes",

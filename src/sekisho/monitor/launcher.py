@@ -143,6 +143,7 @@ class Launcher:
                 }
             )
             self._loop()
+            self._check_failed()
             return self._exit_code()
         finally:
             self._write_log({"type": "summary", **self.summary()})
@@ -167,9 +168,7 @@ class Launcher:
         while not (header.state == READY and header.vcpus):
             self._clear_wake()
             ended = self._process.poll() is not None and not self._lives()
-            if header.state == FAILED:
-                self._kill()
-                raise StartError(f"the VM was not started: {header.message.decode(errors='replace')}")
+            self._check_failed()
             if header.state == READY and ended:
                 break  # it created its VM and ended by itself, for reasons of its own
             if ended:
@@ -181,6 +180,12 @@ class Launcher:
                 raise StartError(self._why_no_handshake())
             self._selector.select(0.02)
         self._drain()
+
+    def _check_failed(self) -> None:
+        header = self.channel.header
+        if header.state == FAILED:
+            self._kill()
+            raise StartError(f"the VMM was ended: {header.message.decode(errors='replace')}")
 
     def _why_no_handshake(self) -> str:
         within = f"within {self.options.handshake:g} seconds; the VMM was ended"

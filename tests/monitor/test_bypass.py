@@ -1,0 +1,84 @@
+"""Ways by which KVM serves a request without an exit: none of them goes round the filter at guarded addresses."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.monitor.bare_metal import Request, policy_of, run_guest
+
+pytestmark = pytest.mark.kvm
+
+
+@pytest.mark.parametrize(
+    ("body", "guarded"),
+    [
+        pytest.param("write 4, 0xcf8, 0x80000000", "0xcf8-0xcff", id="PCI configuration address"),
+        pytest.param("write 1, 0x70, 0x0a", "0x70-0x71", id="real-time clock index"),
+    ],
+)
+def test_coalesced_port_writes_reach_the_filter(body: str, guarded: str, tmp_path: Path) -> None:
+    outcome = run_guest(f"{body}\ndone", tmp_path, policy_of(guarded=(guarded,)))
+    assert outcome.summary["denied"] == 1
+
+
+def test_coalesced_memory_writes_reach_the_filter(tmp_path: Path) -> None:
+    body = "mov $0xa000, %ax\nmov %ax, %es\nmovb $0x42, %es:0x10\nmovb $0x43, %es:0x11\ndone"
+    policy = policy_of(Request("out", 0xA0010, values=(0x42,)), guarded=("0xa0000-0xbffff",), space="mmio")
+    outcome = run_guest(body, tmp_path, policy, "-vga", "std")
+    assert (outcome.summary["guarded"], outcome.summary["denied"]) == (2, 1)
+
+
+VIRTIO_AT_C000 = """
+    write 4, 0xcf8, 0x80002810
+    write 4, 0xcfc, 0xc000
+    write 4, 0xcf8, 0x80002804
+    write 2, 0xcfc, 1
+    write 1, 0xc012, 1
+    write 1, 0xc012, 3
+    write 1, 0xc012, 7          # driver ready: QEMU hands its doorbell to KVM
+"""
+VIRTIO = ("-device", "virtio-rng-pci,addr=5,disable-modern=on,disable-legacy=off")
+
+
+def test_a_doorbell_at_a_guarded_address_reaches_the_filter(tmp_path: Path) -> None:
+    body = f"{VIRTIO_AT_C000}\nwrite 2, 0xc010, 0\ndone"
+    plain = run_guest(body, tmp_path, policy_of(guarded=("0x3ff",)), *VIRTIO)
+    assert 0xC010 not in {event.get("address") for event in plain.trace}, "KVM did not take the doorbell: nothing shown"
+    outcome = run_guest(body, tmp_path, policy_of(guarded=("0xc010-0xc011",)), *VIRTIO)
+    assert outcome.summary["denied"] == 1
+
+
+IN_KERNEL = [
+    pytest.param("0x20-0x21", "write 1, 0x21, 0xff", "split", id="first interrupt controller"),
+    pytest.param("0xa0-0xa1", "write 1, 0xa1, 0xff", "split", id="second interrupt controller"),
+    pytest.param("0x4d0-0x4d1", "write 1, 0x4d0, 0", "split", id="edge or level"),
+    pytest.param("0x40-0x43", "write 1, 0x43, 0", "split", id="interval timer"),
+    pytest.param("0x61", "write 1, 0x61, 0", "split", id="speaker"),
+]
+
+
+@pytest.mark.parametrize(("guarded", "body", "irqchip"), IN_KERNEL)
+def test_a_policy_for_a_device_inside_kvm_is_refused(guarded: str, body: str, irqchip: str, tmp_path: Path) -> None:
+    outcome = run_guest(f"{body}\ndone", tmp_path, policy_of(guarded=(guarded,)))
+    assert outcome.code == 2
+    assert "KVM serves without an exit" in outcome.errors
+    assert len([line for line in outcome.errors.splitlines() if line.startswith("sekisho:")]) == 1
+
+
+@pytest.mark.parametrize(("guarded", "body", "irqchip"), IN_KERNEL)
+def test_the_same_device_outside_kvm_is_filtered(guarded: str, body: str, irqchip: str, tmp_path: Path) -> None:
+    outcome = run_guest(
+        f"{body}\ndone", tmp_path, policy_of(guarded=(guarded,)), "-machine", f"kernel-irqchip={irqchip}"
+    )
+    assert (outcome.code, outcome.summary["denied"]) == (1, 1), outcome.errors
+
+
+@pytest.mark.parametrize(("address", "irqchip"), [(0xFEE00000, "off"), (0xFEC00000, "split")])
+def test_interrupt_controllers_in_memory_are_refused_inside_kvm_and_filtered_outside(
+    address: int, irqchip: str, tmp_path: Path
+) -> None:
+    policy = policy_of(guarded=(f"{address:#x}-{address + 0xFFF:#x}",), space="mmio")
+    body = f"unreal\nmov ${address + 0x20:#x}, %ebx\nmov (%ebx), %eax\ntell_long\ndone"
+    assert run_guest(body, tmp_path, policy).code == 2
+    outcome = run_guest(body, tmp_path, policy, "-machine", f"kernel-irqchip={irqchip}")
+    assert (outcome.told, outcome.code) == (b"\xff\xff\xff\xff", 1)

@@ -1,0 +1,139 @@
+"""However a VM is reset, the filter begins anew; whatever is no reset does not make it forget.
+
+The policy allows one write after each reset: a second one is denied.
+"""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from sekisho.policy import Device, Policy
+from sekisho.protocol.model import END, Edge, Entry, Global, Node, Protocol, Site
+from tests.monitor.bare_metal import assemble, environment, filtered, qemu, run_guest
+from tests.monitor.qmp_client import Qmp
+
+pytestmark = pytest.mark.kvm
+
+ONCE = Policy(
+    1,
+    match="sequence",
+    devices=(Device("scratch", ("0x3ff",)),),
+    protocols=(
+        Protocol(
+            "once",
+            None,
+            (Site(".text", 0, 1, "write", "pio", "out", 1),),
+            (Global("written"),),
+            (),
+            (Entry("write", "task", (Edge("write", when="written == 0", set={"written": "1"}),)),),
+            (Node("write", site=0, addresses=("0x3ff",), edges=(Edge(END),)),),
+            {"task": 1},
+        ),
+    ),
+)
+
+# Memory outlives a reset: the guest counts its boots there.
+TWICE = """
+    write 1, 0x3ff, 1
+    incb %ds:0x500
+    cmpb $2, %ds:0x500
+    je 3f
+    {reset}
+2:  hlt
+    jmp 2b
+3:  done
+"""
+# Protected mode, no interrupt table, a selector that does not exist.
+TRIPLE_FAULT = """
+    lidtl %cs:none
+    lgdtl %cs:flat_table_pointer
+    mov %cr0, %eax
+    or $1, %al
+    mov %eax, %cr0
+    ljmp $0x18, $0
+none: .word 0
+    .long 0
+"""
+
+
+@pytest.mark.parametrize(
+    "reset",
+    [
+        pytest.param("write 1, 0xcf9, 6", id="reset control register"),
+        pytest.param("write 1, 0x64, 0xfe", id="keyboard controller"),
+        pytest.param("write 1, 0x92, 1", id="fast reset"),
+        pytest.param(TRIPLE_FAULT, id="triple fault"),
+    ],
+)
+def test_reset_by_the_guest_begins_anew(reset: str, tmp_path: Path) -> None:
+    outcome = run_guest(TWICE.format(reset=reset), tmp_path, ONCE)
+    assert (outcome.code, outcome.summary["denied"], outcome.summary["resets"]) == (1, 0, 1)
+    assert [event["space"] for event in outcome.trace].count("reset") == 1
+
+
+def test_without_a_reset_the_second_write_is_denied(tmp_path: Path) -> None:
+    outcome = run_guest(TWICE.format(reset="jmp start"), tmp_path, ONCE)
+    assert (outcome.code, outcome.summary["denied"], outcome.summary["resets"]) == (1, 1, 0)
+
+
+def _start(body: str, folder: Path, policy: Policy, *options: str) -> tuple[subprocess.Popen[str], Qmp]:
+    socket = folder / "qmp"
+    command = qemu(assemble(body, folder), folder, "-qmp", f"unix:{socket},server=on,wait=off", *options)
+    process = subprocess.Popen(
+        filtered(command, policy, folder),
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return process, Qmp(socket)
+
+
+def _end(process: subprocess.Popen[str], monitor: Qmp) -> str:
+    monitor.execute("quit")
+    monitor.close()
+    return process.communicate(timeout=20)[0]
+
+
+def _log(folder: Path, kind: str) -> int:
+    return (folder / "log").read_text().count(f'"type":"{kind}"')
+
+
+def test_a_thousand_resets_by_the_operator_lose_nothing_and_deny_nothing(tmp_path: Path) -> None:
+    body = "write 1, 0x3ff, 1\n2: hlt\njmp 2b"
+    process, monitor = _start(body, tmp_path, ONCE)
+    for _ in range(1000):
+        monitor.execute("system_reset")
+    output = _end(process, monitor)
+    resets = (tmp_path / "trace").read_text().count('"reset"')
+    assert '"denied": 0' in output
+    assert f'"resets": {resets}' in output
+    assert resets > 100  # QEMU merges requests that come faster than it resets
+
+
+def test_stop_and_cont_are_no_reset(tmp_path: Path) -> None:
+    body = "2: write 1, 0x3ff, 1\njmp 2b"
+    process, monitor = _start(body, tmp_path, ONCE)
+    for _ in range(50):
+        monitor.execute("stop")
+        monitor.execute("cont")
+        time.sleep(0.01)
+    summary = json.loads(_end(process, monitor).splitlines()[-1])
+    assert summary["resets"] == 0
+    assert summary["guarded"] > 100
+    assert summary["denied"] == summary["guarded"] - 1
+
+
+def test_a_restored_snapshot_leaves_every_state_possible(tmp_path: Path) -> None:
+    """After loadvm the write may or may not have been made: it is allowed again, once."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "1M"], check=True)
+    body = "write 1, 0x3ff, 1\n2: hlt\njmp 2b"
+    process, monitor = _start(body, tmp_path, ONCE, "-drive", f"if=none,format=qcow2,file={tmp_path / 'disk'}")
+    monitor.execute("human-monitor-command", **{"command-line": "savevm here"})
+    monitor.execute("human-monitor-command", **{"command-line": "loadvm here"})
+    monitor.wait("running")
+    _end(process, monitor)
+    assert (_log(tmp_path, "restored"), _log(tmp_path, "reset"), _log(tmp_path, "denial")) == (1, 0, 0)

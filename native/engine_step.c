@@ -102,11 +102,16 @@ static uint64_t place_of(const struct run *run)
 	return (uint64_t)run->kind << 33 | (is_bound(run) ? 1ull << 32 | run->vcpu : 0);
 }
 
-/* Puts a run into its place; a bound one becomes the innermost of its vCPU. False when the store is full. */
+/*
+ * Puts a run into its place, unless it is over; a bound one becomes the innermost of its vCPU. False when the store is
+ * full.
+ */
 static bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run)
 {
 	uint32_t number, at;
 
+	if (machine->table->nodes[run->node].over && !run->pending)
+		return true;
 	if (alternative->count == MOST_RUNS) {
 		add_unknown(machine, alternative, run->kind, 1);
 		machine->merges++;

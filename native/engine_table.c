@@ -285,6 +285,22 @@ static bool check_content(const struct loader *loader)
 	return true;
 }
 
+/*
+ * Nodes that a run only leaves by an edge to the end that asks and assigns nothing: whether it has ended makes no difference to
+ * anyone but for the slot, so it is taken as ended at once.
+ */
+static void find_ends(struct table *table)
+{
+	struct table_node *nodes = (struct table_node *)(table->bytes + table->head->nodes.offset);
+
+	for (uint32_t i = 0; i < table->head->nodes.count; i++) {
+		nodes[i].over = nodes[i].edge_count > 0;
+		for (uint32_t j = nodes[i].edges; j < nodes[i].edges + nodes[i].edge_count; j++)
+			nodes[i].over &= table->edges[j].to == TABLE_END && table->edges[j].when == TABLE_NONE &&
+					 table->edges[j].set_count == 0;
+	}
+}
+
 bool table_load(struct table *table, const void *data, size_t size, char *error, size_t error_size)
 {
 	struct loader loader = { table, error, error_size };
@@ -301,6 +317,7 @@ bool table_load(struct table *table, const void *data, size_t size, char *error,
 		table_unload(table);
 		return false;
 	}
+	find_ends(table);
 	for (uint32_t i = 0; i < table->head->ranges.count; i++) {
 		const struct table_range *range = &table->ranges[i];
 

@@ -67,7 +67,7 @@ struct table_node {
 	uint32_t kinds;	 /* bit k: a run of kind k can be here */
 	uint32_t live;	 /* locals that matter once the node has bound its datum */
 	uint32_t needed; /* locals that matter for its rule and after it, but for the one it binds */
-	uint32_t reserved;
+	uint32_t over;	 /* set by the loader: all a run can do from here is end, unnoticed */
 };
 struct table_address { uint64_t first, last; };
 struct table_edge { uint32_t from, to, when, sets, set_count, reserved; };

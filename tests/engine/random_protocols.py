@@ -1,4 +1,4 @@
-"""Small random protocols and events for the property tests. Everything is drawn from few values, so that events often fit."""
+"""Small random protocols and events for the property tests, drawn from few values, so that events often fit."""
 
 from typing import Any
 
@@ -53,10 +53,10 @@ def assignments(draw: Any, targets: list[str], names: list[str]) -> dict[str, st
 
 
 @st.composite
-def edges(draw: Any, targets: list[str], names: list[str], most: int = 3) -> tuple[Edge, ...]:
+def edges(draw: Any, targets: list[str], names: list[str], least: int = 0, most: int = 3) -> tuple[Edge, ...]:
     return tuple(
         Edge(draw(st.sampled_from(targets)), draw(conditions(names)), draw(assignments(names, names)))
-        for _ in range(draw(st.integers(0, most)))
+        for _ in range(draw(st.integers(least, most)))
     )
 
 
@@ -103,7 +103,7 @@ def protocols(draw: Any, name: str = "driver") -> Protocol:
         )
     kinds = st.sampled_from(["task", "task", "work", "irq", "timer", "init"])
     entries = tuple(
-        Entry(f"e{index}", draw(kinds), draw(edges(targets, names, 2))) for index in range(draw(st.integers(1, 3)))
+        Entry(f"e{index}", draw(kinds), draw(edges(targets, names, 1, 2))) for index in range(draw(st.integers(1, 3)))
     )
     signals = tuple(
         Signal(6, level, draw(assignments(tracked, tracked))) for level in (0, 1) if tracked and draw(st.booleans())
@@ -152,8 +152,10 @@ def events(draw: Any) -> Event:
 
 
 STEPS = st.one_of(
-    events(),
-    events(),
+    st.integers(0, 1 << 16),
+    st.integers(0, 1 << 16),
+    st.integers(0, 1 << 16),
+    st.integers(0, 1 << 16),
     events(),
     events(),
     events().map(lambda event: (event, "unanswered")),
@@ -161,4 +163,4 @@ STEPS = st.one_of(
     st.sampled_from([("line", 0), ("line", 1), ("line", 1)]),
     st.sampled_from(["reset", "forget", "", "", ""]),
 )
-"""An event; one whose answer never comes; one with a claimed site; a change of the line; a reset."""
+"""The choice of an allowed event; any event; one never answered; one with a claimed site; the line; a reset."""

@@ -11,6 +11,7 @@ from random_protocols import STEPS, policies
 from sekisho.engine import Engine
 from sekisho.engine.model import Model, TooManyAlternatives
 from sekisho.policy import Policy
+from sekisho.policy.address import parse_ranges
 from sekisho.policy.compose import prepare
 from sekisho.trace import Event
 
@@ -38,10 +39,42 @@ def _take(judge: Any, step: Any) -> Any:
     return allowed
 
 
+def _allowed_event(model: Model, choice: int) -> Event | None:
+    """Some event that the model allows now; `None` when there is none. Tried in an order that `choice` begins."""
+    forms = [
+        (site, ranges[0] if node.addresses else 0x10)
+        for machine in model.machines
+        for node in machine.protocol.nodes
+        if node.site is not None
+        for site in [machine.protocol.sites[node.site]]
+        for ranges in [[first for first, _ in parse_ranges(node.addresses, "pio")]]
+    ]
+    vcpu = choice & 1
+    for number in range(len(forms) * 4):
+        at = (choice // 2 + number) % (len(forms) * 4)
+        site, address = forms[at // 4]
+        event = Event(
+            vcpu=vcpu,
+            ip=None,
+            space="pio",
+            direction=site.direction,
+            address=address,
+            width=site.width,
+            data=(at % 4).to_bytes(site.width, "little").hex(),
+        )
+        if any(machine.explain(event, None) for machine in model.machines):
+            return event
+    return None
+
+
 def _agree(policy: Policy, steps: list[Any], most: int = 300) -> None:
     sites = sum(len(protocol.sites) for protocol in policy.protocols)
-    steps = [(step[0], step[1] % sites) if isinstance(step, tuple) and isinstance(step[1], int) and step[0] != "line"
-             else step for step in steps]
+    steps = [
+        (step[0], step[1] % sites)
+        if isinstance(step, tuple) and isinstance(step[1], int) and step[0] != "line"
+        else step
+        for step in steps
+    ]
     composed = policy
     if "forget" in steps:
         # Of an unknown run the model believes any locals anywhere; the fewer the nodes, the less that is.
@@ -51,7 +84,8 @@ def _agree(policy: Policy, steps: list[Any], most: int = 300) -> None:
         model = Model(composed, most)
         with Engine(policy) as engine:
             exact = True
-            for number, step in enumerate(steps):
+            for number, choice in enumerate(steps):
+                step = _allowed_event(model, choice) or "" if isinstance(choice, int) else choice
                 expected, found = _take(model, step), _take(engine, step)
                 exact &= engine.statistics().merges == 0
                 if exact:

@@ -1,0 +1,154 @@
+"""`sekisho check`: replay a recorded trace through the engine and explain the first denial."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from sekisho.engine import Denial, Engine, Origin, Statistics
+from sekisho.policy import Policy
+from sekisho.policy import read as read_policy
+from sekisho.protocol.model import Site
+from sekisho.trace import Code, Event, Interrupt, Record, Reset
+from sekisho.trace import read as read_trace
+from sekisho.trace.locate import SiteMap, infer_places
+
+# Where a PC's firmware runs: below 1 MiB, and at the top of the first 4 GiB.
+_FIRMWARE = ((0xC0000, 0xFFFFF), (0xFFF00000, 0xFFFFFFFF))
+_SHOWN = 12
+
+
+@dataclass
+class Result:
+    """What a replay found: counts, and each denial with the number of its record in the trace (from 1)."""
+
+    statistics: Statistics
+    events: int
+    denials: list[tuple[int, Denial]] = field(default_factory=list)
+
+
+def check(
+    policy: Annotated[Path, typer.Argument(help="Policy file.")],
+    trace: Annotated[Path, typer.Argument(help="Trace: JSON lines, or text of perf script / trace-cmd report.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    forget: Annotated[bool, typer.Option("--attached", help="The trace begins in the middle of things.")] = False,
+    go_on: Annotated[bool, typer.Option("--all", help="Go on after a denial; the denied event is left out.")] = False,
+) -> None:
+    """Replay TRACE under POLICY: exit code 0 when every event is allowed, 1 at a denial, which is explained.
+
+    Events without an instruction pointer are judged by their sequence alone.
+
+    Example: sekisho check floppy.policy boot.trace
+    """
+    rules = read_policy(policy)
+    result = replay(rules, trace, forget=forget, go_on=go_on)
+    if as_json:
+        print(json.dumps(_document(result), indent=1))
+    else:
+        _print(rules, result)
+    sys.exit(1 if result.denials else 0)
+
+
+def replay(policy: Policy, trace: Path, *, forget: bool = False, go_on: bool = False) -> Result:
+    """Run the records of `trace` through an engine; stop at the first denial unless `go_on`."""
+    with Engine(policy) as engine:
+        if forget:
+            engine.forget()
+        events = 0
+        denials: list[tuple[int, Denial]] = []
+        for number, event, site, origin in _located(policy, trace, engine):
+            events += 1
+            denial = engine.judge(event, site, origin)
+            if denial is not None:
+                denials.append((number, denial))
+                if not go_on:
+                    break
+        return Result(engine.statistics(), events, denials)
+
+
+def _located(policy: Policy, trace: Path, engine: Engine) -> Iterator[tuple[int, Event, int | None, Origin]]:
+    """The events, each with its site and origin; signals and resets are given to the engine on the way."""
+    sites = SiteMap(policy.protocols)
+    if policy.match == "ip" and not any(isinstance(record, Code) for record in read_trace(trace)):
+        # Read twice rather than held in memory: traces are long.
+        pointed = (record for record in read_trace(trace) if isinstance(record, Event) and engine.scope(record) > 0)
+        for place in infer_places(pointed, policy.protocols):
+            sites.place(place)
+    for number, record in enumerate(_records(trace), 1):
+        match record:
+            case Code():
+                sites.place(record)
+            case Interrupt(line=line, level=level):
+                engine.signal(line, level)
+            case Reset():
+                engine.reset()
+            case Event():
+                site = sites.find(record)
+                yield number, record, site, _origin(record, site)
+
+
+def _records(trace: Path) -> Iterator[Record]:
+    return read_trace(trace)
+
+
+def _origin(event: Event, site: int | None) -> Origin:
+    if site is not None:
+        return Origin.SITE
+    if event.ip is None:
+        return Origin.UNKNOWN
+    firmware = any(first <= event.ip <= last for first, last in _FIRMWARE)
+    return Origin.FIRMWARE if firmware else Origin.ELSEWHERE
+
+
+def _document(result: Result) -> dict[str, Any]:
+    return {
+        "allowed": not result.denials,
+        "events": result.events,
+        "statistics": msgspec.to_builtins(result.statistics),
+        "denials": [{"record": number, **msgspec.to_builtins(denial)} for number, denial in result.denials],
+    }
+
+
+def _print(policy: Policy, result: Result) -> None:
+    counts = result.statistics
+    print(
+        f"{result.events} events: {counts.guarded} at guarded addresses, {counts.followed} followed, "
+        f"{counts.outside} elsewhere; {counts.denied} denied"
+    )
+    for number, denial in result.denials:
+        print(f"\nrecord {number}: {describe(denial, policy)}")
+
+
+def describe(denial: Denial, policy: Policy) -> str:
+    """The denial in lines for a terminal."""
+    event = denial.event
+    sites = [site for protocol in policy.protocols for site in protocol.sites]
+    value = "" if event.value is None or event.direction == "in" else f" of {event.value:#x}"
+    lines = [
+        f"denied: {'write' if event.direction == 'out' else 'read'}{value} at {event.space} {event.address:#x}, "
+        f"{event.width} byte{'s' if event.width > 1 else ''}{f' x {event.count}' if event.count > 1 else ''}, "
+        f"vCPU {event.vcpu}{f', from {_place(sites[event.site])}' if event.site is not None else ''}",
+        f"  because {denial.text}",
+        f"  explanations of the past: {denial.alternatives}",
+    ]
+    if denial.open_runs:
+        lines.append("  open runs:")
+        lines += [
+            f"    {run.kind}{f' on vCPU {run.vcpu}' if run.vcpu is not None else ''} at {run.node}"
+            f"{' (waits for its answer)' if run.waiting else ''}"
+            for run in denial.open_runs
+        ]
+    lines.append("  allowed instead:" if denial.allowed else "  allowed instead: nothing")
+    lines += [f"    {place}" for place in denial.allowed[:_SHOWN]]
+    if len(denial.allowed) > _SHOWN:
+        lines.append(f"    and {len(denial.allowed) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def _place(site: Site) -> str:
+    return f"{site.function} ({site.section}+{site.offset:#x})"

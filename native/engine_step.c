@@ -426,14 +426,14 @@ static bool rule_fits(struct machine *machine, const struct table_node *node, co
 /* Binds what was written; after a read the run waits for the answer. */
 static void bind(struct machine *machine, const struct table_node *node, const struct step *step, struct run *run)
 {
-	uint32_t live = node->live;
+	uint32_t bound = node->bind < TABLE_LOCALS ? 1u << node->bind : 0, live = node->live;
 
-	forget_dead(machine, run, node->needed | (node->bind == TABLE_NONE ? 0 : 1u << node->bind));
+	forget_dead(machine, run, node->needed | bound);
 	if (node->bind != TABLE_NONE && step->direction == SEKISHO_IN) {
 		run->pending = 1;
 		run->vcpu = step->vcpu;
-		live &= ~(1u << node->bind);
-	} else if (node->bind != TABLE_NONE) {
+		live &= ~bound;
+	} else if (bound) {
 		bool any = step->any_value || step->count != 1;
 
 		machine->by_value |= !any;
@@ -803,11 +803,13 @@ static void take_answer(struct machine *machine, uint32_t number, const struct s
 		if (!run->pending || run->vcpu != step->vcpu)
 			continue;
 		draft_run(machine, alternative, i, &draft);
-		machine->by_value |= !any;
 		draft.run.pending = 0;
 		draft.run.vcpu = run->kind >= SEKISHO_IRQ ? run->vcpu : SEKISHO_NO_VCPU;
-		draft.run.local[node->bind] = any ? 0 : step->value;
-		draft.run.any |= (uint32_t)any << node->bind;
+		if (node->bind < TABLE_LOCALS) {
+			machine->by_value |= !any;
+			draft.run.local[node->bind] = any ? 0 : step->value;
+			draft.run.any |= (uint32_t)any << node->bind;
+		}
 		if (insert_run(machine, &draft.alternative, &draft.run))
 			list_draft(machine, &draft);
 		return; /* a vCPU waits for one answer at a time */

@@ -167,7 +167,7 @@ static bool check_node(const struct loader *loader, uint32_t number, const struc
 	bool sound = is_string(table, node->name) && within(node->edges, node->edge_count, table->head->edges.count) &&
 		     within(node->addresses, node->address_count, table->head->addresses.count) &&
 		     node->kinds < 1u << SEKISHO_KINDS && !(node->live & beyond) && !(node->needed & beyond) &&
-		     (node->bind == TABLE_NONE || node->bind < protocol->local_count) &&
+		     (node->bind == TABLE_NONE || node->bind == TABLE_WAIT || node->bind < protocol->local_count) &&
 		     (node->site == TABLE_NONE ||
 		      (node->site < table->head->sites.count && table->sites[node->site].protocol == number));
 

@@ -13,6 +13,7 @@
 
 #define TABLE_NONE 0xffffffffu
 #define TABLE_END 0xfffffffeu	     /* target of an edge that closes the run */
+#define TABLE_WAIT 0xfffffffeu	     /* bind of a node whose datum nobody reads: its run waits for the answer all the same */
 #define TABLE_ENTRY_FLAG 0x80000000u /* source of an edge that opens a run */
 #define TABLE_GLOBAL_FLAG 0x80000000u
 #define TABLE_SIZE_LIMIT (64u << 20)

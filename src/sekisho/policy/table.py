@@ -25,6 +25,7 @@ MOST_LOCALS = 32
 
 _NONE = 0xFFFFFFFF
 _END = 0xFFFFFFFE
+_WAIT = 0xFFFFFFFE
 _ENTRY = 0x80000000
 _GLOBAL = 0x80000000
 _SPACE = {"pio": 0, "mmio": 1}
@@ -214,8 +215,9 @@ class _ProtocolTable:
                 table.add("addresses", "2Q", *bounds)
             addresses = first, table.counts["addresses"] - first
             value = self._value(node)
-            if node.bind in self.live[node.id]:
-                bind = self.slots[node.bind]
+            if node.bind is not None:
+                # A run waits for the answer also where nothing reads it: the instruction has not finished.
+                bind = self.slots[node.bind] if node.bind in self.live[node.id] else _WAIT
         live = sum(1 << slot for slot in {self.slots[name] for name in self.live[node.id]})
         before = sum(1 << slot for slot in {self.slots[name] for name in _needed_at(node, self.live)})
         edges = self._edges(node.edges, self.numbers[node.id])

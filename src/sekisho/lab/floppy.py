@@ -19,7 +19,7 @@ from sekisho.lab import attack, debian, host, machine
 from sekisho.lab.host import Host
 from sekisho.lab.session import SCRATCH, Job, Outcome
 from sekisho.policy.catalogue import device
-from sekisho.policy.model import VERSION, Policy
+from sekisho.policy.model import VERSION, Device, Policy
 
 Workload = Literal["standard", "stress", "none"]
 
@@ -46,6 +46,9 @@ _USER_SPACE = 1 << 47
 _WITNESSES = {"isa-fdc": "fdc_ioport_*", "piix-ide": "ide_*,bmdma_*"}
 _FDC_EVENT = re.compile(r"fdc_ioport_(read|write) .*reg 0x([0-9a-f]+) val 0x([0-9a-f]+)")
 _FDC_BASE = 0x3F0
+
+NOBODY = "0x0f00"
+"""A port at which no machine of the lab has a device."""
 
 DENIALS = 50
 """At most so many denials go into a report in full."""
@@ -147,22 +150,15 @@ def _machine(cpus: int) -> list[str]:
 def _filter(plan: Plan, results: Path) -> list[str]:
     """Return the command that the VMM's command follows: none, the filter, or a mere recorder of requests."""
     # Everything takes its time in an emulated host, the VMM's start as well.
-    options = [
-        "--quiet",
-        "--handshake-timeout",
-        "60",
-        "--trace",
-        f"{SCRATCH}/trace.jsonl",
-        "--log",
-        f"{SCRATCH}/log.jsonl",
-    ]
+    options = ["--quiet", "--handshake-timeout", "60", "--trace", f"{SCRATCH}/trace.jsonl"]
     if plan.policies:
-        options += ["--mode", "enforce"]
+        options += ["--log", f"{SCRATCH}/log.jsonl", "--mode", "enforce"]
         policies = [path.resolve() for path in plan.policies]
     elif plan.trace is not None:
-        # Nothing is explained by a policy without protocols, and in audit mode nothing is stopped: a recorder.
+        # A trace holds every request, whoever guards its address; this guards one that nobody has.
         recorder = results / "recorder.json"
-        recorder.write_bytes(msgspec.json.encode(Policy(VERSION, devices=(device("isa-fdc"),))))
+        nobody = Device("nobody", (NOBODY,), lines=device("isa-fdc").lines)
+        recorder.write_bytes(msgspec.json.encode(Policy(VERSION, devices=(nobody,))))
         options += ["--mode", "audit"]
         policies = [recorder]
     else:

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,13 @@ class Qmp:
             assert time.monotonic() < deadline, f"QEMU is {self.status()}, not {status}"
             time.sleep(0.02)
 
+    def resume(self) -> None:
+        """`cont`, after which QEMU may end so soon that no answer comes."""
+        with suppress(OSError, ValueError):
+            self.execute("cont")
+
     def close(self) -> None:
         """Ends the connection."""
-        self._stream.close()
+        with suppress(OSError):
+            self._stream.close()
         self._socket.close()

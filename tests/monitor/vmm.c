@@ -1,0 +1,158 @@
+/*
+ * The smallest VMM that the tests need: one page of 16-bit code on KVM, and every exit that reaches the VMM printed. Its
+ * first argument says how it behaves:
+ *   run     one VM
+ *   two     two VMs in one process, one after the other
+ *   fork    forks after creating the VM; the child prints what it inherited of the shim
+ *   exec    replaces itself by `sleep` after creating the VM
+ *   copy    runs the vCPU through a copy of its file
+ *   idle    creates no VM
+ *   empty   creates a VM without vCPUs
+ *   split   every request is completed by a KVM_RUN of its own that is told to return at once
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CODE 0x1000
+
+struct machine {
+	int vm, vcpu;
+	struct kvm_run *run;
+};
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "vmm: %s: %s\n", what, strerror(errno));
+	exit(3);
+}
+
+static int open_kvm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	if (kvm < 0)
+		fail("/dev/kvm");
+	return kvm;
+}
+
+static struct machine create(int kvm, const unsigned char *code, size_t size)
+{
+	struct machine machine = { .vm = ioctl(kvm, KVM_CREATE_VM, 0) };
+	struct kvm_userspace_memory_region region = { .memory_size = 0x10000 };
+	struct kvm_sregs segments;
+	struct kvm_regs registers = { .rip = CODE, .rflags = 2 };
+	unsigned char *memory = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (machine.vm < 0 || memory == MAP_FAILED)
+		fail("KVM_CREATE_VM");
+	memcpy(memory + CODE, code, size);
+	region.userspace_addr = (unsigned long)memory;
+	if (ioctl(machine.vm, KVM_SET_USER_MEMORY_REGION, &region))
+		fail("KVM_SET_USER_MEMORY_REGION");
+	machine.vcpu = ioctl(machine.vm, KVM_CREATE_VCPU, 0);
+	if (machine.vcpu < 0)
+		fail("KVM_CREATE_VCPU");
+	machine.run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
+			   machine.vcpu, 0);
+	if (machine.run == MAP_FAILED)
+		fail("run page");
+	ioctl(machine.vcpu, KVM_GET_SREGS, &segments);
+	segments.cs.base = 0;
+	segments.cs.selector = 0;
+	ioctl(machine.vcpu, KVM_SET_SREGS, &segments);
+	ioctl(machine.vcpu, KVM_SET_REGS, &registers);
+	return machine;
+}
+
+static void show(struct kvm_run *run)
+{
+	unsigned char *data = (unsigned char *)run + run->io.data_offset;
+
+	printf("%s %x", run->io.direction == KVM_EXIT_IO_OUT ? "out" : "in", run->io.port);
+	for (unsigned int i = 0; i < run->io.size * run->io.count; i++) {
+		if (run->io.direction == KVM_EXIT_IO_IN)
+			data[i] = 0x5a;
+		printf(" %02x", data[i]);
+	}
+	printf("\n");
+	fflush(stdout);
+}
+
+/* Until the guest halts. */
+static void run(struct machine *machine, int split)
+{
+	for (;;) {
+		if (ioctl(machine->vcpu, KVM_RUN, 0)) {
+			if (errno != EINTR)
+				fail("KVM_RUN");
+			machine->run->immediate_exit = 0;
+			continue;
+		}
+		if (machine->run->exit_reason == KVM_EXIT_HLT)
+			return;
+		if (machine->run->exit_reason != KVM_EXIT_IO)
+			fail("exit");
+		show(machine->run);
+		machine->run->immediate_exit = (unsigned char)split;
+	}
+}
+
+static size_t parse(const char *text, unsigned char *code, size_t room)
+{
+	size_t size = 0;
+	unsigned int byte;
+
+	for (; size < room && sscanf(text, "%2x", &byte) == 1; text += 2)
+		code[size++] = (unsigned char)byte;
+	return size;
+}
+
+int main(int count, char **arguments)
+{
+	const char *how = count > 2 ? arguments[1] : "";
+	unsigned char code[256];
+	size_t size = count > 2 ? parse(arguments[2], code, sizeof(code)) : 0;
+	struct machine machine;
+	int kvm;
+
+	if (!size)
+		return 3;
+	if (!strcmp(how, "idle")) {
+		sleep(60);
+		return 0;
+	}
+	kvm = open_kvm();
+	if (!strcmp(how, "empty")) {
+		ioctl(kvm, KVM_CREATE_VM, 0);
+		sleep(60);
+		return 0;
+	}
+	machine = create(kvm, code, size);
+	if (!strcmp(how, "fork") && !fork()) {
+		const char *preload = getenv("LD_PRELOAD");
+
+		printf("child %s %s\n", preload ? preload : "-", getenv("SEKISHO_SHIM") ? "armed" : "-");
+		fflush(stdout);
+		_exit(0);
+	}
+	if (!strcmp(how, "exec"))
+		execlp("sleep", "sleep", "60", (char *)NULL);
+	if (!strcmp(how, "copy"))
+		machine.vcpu = dup(machine.vcpu);
+	run(&machine, !strcmp(how, "split"));
+	if (!strcmp(how, "two")) {
+		machine = create(kvm, code, size);
+		run(&machine, 0);
+	}
+	while (wait(NULL) > 0)
+		;
+	return 0;
+}

@@ -10,9 +10,9 @@ from math import gcd
 
 from sekisho.values.operation import COMPARISONS, concrete, mask, signed
 
-LIMIT = 128
+LIMIT = 64
 """More members than this and a set becomes a range."""
-_PRODUCT = 2048
+_PRODUCT = 512
 
 
 class Abstract:
@@ -234,8 +234,27 @@ def widen(old: Abstract, new: Abstract, thresholds: Iterable[int], size: int, wh
     return bounded(lo, hi, step, 0, 0, "" if hi < full - step else why)
 
 
+_applied: dict[tuple[str, int, tuple[Abstract, ...], int], tuple[tuple[str, ...], Abstract]] = {}
+
+
+def forget() -> None:
+    """Drop what was remembered between two analyses."""
+    _applied.clear()
+
+
 def apply(op: str, size: int, args: tuple[Abstract, ...], width: int) -> Abstract:
     """Return a set that contains every result of `op` (see `operation.concrete`) for members of `args`."""
+    key = (op, size, args, width)
+    reasons = tuple([a.why for a in args])
+    known = _applied.get(key)
+    if known is not None and known[0] == reasons:
+        return known[1]
+    result = _apply(op, size, args, width)
+    _applied[key] = reasons, result
+    return result
+
+
+def _apply(op: str, size: int, args: tuple[Abstract, ...], width: int) -> Abstract:
     a = args[0]
     if len(args) == 1:
         if a.values is not None:

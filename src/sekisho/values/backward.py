@@ -253,7 +253,9 @@ def _rendered(module: Module, expression: Expression) -> str:
             register = next((part for part in expression.value if isinstance(part, Varnode)), None)
             return module.lifter.language.register_name(register) if register else "?"
         case Code.LOAD:
-            return f"[{_rendered(module, expression.parts[0])}]"
+            pointer = expression.parts[0]
+            named = pointer.code == VALUE and module.image.section_at(pointer.value)
+            return f"[{module.image.name(pointer.value) if named else _rendered(module, pointer)}]"
         case code if code in _PLAIN:
             return _rendered(module, expression.parts[0])
         case Code.INT_ADD | Code.INT_SUB:

@@ -9,7 +9,7 @@ a new one first replaces it in everything that still means the old one.
 from collections.abc import Callable, Iterable, Mapping
 
 from sekisho.values.abstract import Abstract, apply, constant, top
-from sekisho.values.operation import COMPARISONS, concrete, mask
+from sekisho.values.operation import COMPARISONS, concrete, mask, signed
 
 Name = tuple[object, ...]
 COST_LIMIT = 48
@@ -22,7 +22,7 @@ class Expression:
     `op` is one of `operation.OPERATIONS`, "symbol" (`name` says which) or "any" (`value`: some member of a set).
     """
 
-    __slots__ = ("args", "cost", "name", "op", "size", "symbols", "value", "weak", "width")
+    __slots__ = ("args", "cost", "name", "op", "repeats", "size", "symbols", "value", "weak", "width")
 
     def __init__(self, op: str, size: int, args: "tuple[Value, ...]", width: int) -> None:
         self.op = op
@@ -33,12 +33,15 @@ class Expression:
         self.value: Abstract | None = None
         self.weak = False
         self.cost = 1
+        self.repeats = False
+        """Whether a symbol occurs more than once."""
         symbols: frozenset[Expression] = _NONE
         for arg in args:
             if arg.__class__ is not int:
                 assert isinstance(arg, Expression)
                 self.cost += arg.cost
                 self.weak = self.weak or arg.weak
+                self.repeats = self.repeats or arg.repeats or not symbols.isdisjoint(arg.symbols)
                 symbols = symbols | arg.symbols if symbols else arg.symbols
         self.symbols = symbols
 
@@ -123,7 +126,7 @@ def evaluate(value: Value, environment: Mapping[Expression, Abstract]) -> Abstra
     if value.op == "any":
         assert value.value is not None
         return value.value
-    if value.cost > 6 and len(value.symbols) == 1 and not value.weak:
+    if value.repeats and len(value.symbols) == 1 and not value.weak:
         exact = _exact(value, environment)
         if exact is not None:
             return exact
@@ -168,6 +171,29 @@ def sum_of(value: Value) -> tuple[Value, int]:
     if value.op == "add" and isinstance(value.args[1], int):
         return value.args[0], value.args[1]
     return value, 0
+
+
+def linear(value: Value) -> tuple[dict[Expression, int], int]:
+    """Write `value` as a sum of terms with (signed) factors and a constant, modulo its size."""
+    terms: dict[Expression, int] = {}
+    total = 0
+    todo: list[tuple[Value, int]] = [(value, 1)]
+    while todo:
+        part, factor = todo.pop()
+        if isinstance(part, int):
+            total += part * factor
+        elif part.op == "add":
+            todo += [(part.args[0], factor), (part.args[1], factor)]
+        elif part.op == "sub":
+            todo += [(part.args[0], factor), (part.args[1], -factor)]
+        elif part.op == "neg":
+            todo.append((part.args[0], -factor))
+        elif part.op == "mul" and isinstance(part.args[1], int):
+            todo.append((part.args[0], factor * signed(part.args[1], part.size)))
+        else:
+            terms[part] = terms.get(part, 0) + factor
+    size = 8 if isinstance(value, int) else value.size
+    return {term: factor for term, factor in terms.items() if factor}, total & mask(size)
 
 
 def names(values: Iterable[Expression]) -> list[Expression]:

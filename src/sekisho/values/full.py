@@ -1,0 +1,155 @@
+"""The default method: abstract interpretation of the whole module, and what it says of every I/O instruction.
+
+`interpret` gives the fixed point itself (nodes, ways, memory), from which protocols are sliced; `analyze` gives the
+grades that people and reports see.
+"""
+
+import time
+
+from sekisho.flow.model import Function, Module
+from sekisho.lift import Instruction
+from sekisho.values import abstract, condition, expression
+from sekisho.values.abstract import Abstract, constant, top
+from sekisho.values.grade import Grade, grade_port, grade_value
+from sekisho.values.interpreter import Interpreter, Node, OutOfTime
+from sekisho.values.model import Analysis, Kind, SiteAnalysis, SiteContext, Widening
+from sekisho.values.options import Options
+from sekisho.values.parameters import parameters
+
+_ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "unknown")
+
+
+def interpret(module: Module, options: Options | None = None, kind: type[Interpreter] = Interpreter) -> Interpreter:
+    """Return the finished interpretation of a module. `complete` is false on it if the time limit was reached."""
+    expression.forget()
+    abstract.forget()
+    condition.forget()
+    options = options or Options()
+    interpreter = kind(module, options)
+    if options.seconds is not None:
+        interpreter.deadline = time.monotonic() + options.seconds
+    for parameter in parameters(module.image):
+        fixed = options.params.get(parameter.name)
+        if fixed is not None:
+            value: Abstract | None = constant(fixed & ((1 << (8 * parameter.size)) - 1))
+        elif options.assume_default_params:
+            value = None
+        else:
+            value = top(parameter.size)
+            interpreter.settable[parameter.address] = parameter.name
+        if value is not None:
+            interpreter.memory.initial[parameter.address] = parameter.size, value
+    try:
+        for entry in module.entries:
+            if entry.kind in ("init", "exit"):
+                interpreter.enter(entry.address, "init" if entry.kind == "init" else "exit", f"module {entry.kind}")
+            elif entry.kind == "exported":
+                interpreter.enter(entry.address, "task", "exported")
+        interpreter.run()
+        interpreter.enter_unclaimed()
+        interpreter.run()
+    except OutOfTime:
+        interpreter.complete = False
+    return interpreter
+
+
+def analyze(module: Module, options: Options | None = None) -> Analysis:
+    """Return what every I/O instruction of a module may do."""
+    return report(interpret(module, options))
+
+
+def report(interpreter: Interpreter) -> Analysis:
+    """Return the grades of a finished interpretation."""
+    at: dict[int, list[Node]] = {}
+    for node in interpreter.nodes.values():
+        if node.stretch.access is not None and node.state is not None:
+            at.setdefault(node.stretch.address, []).append(node)
+    sites = tuple(
+        _site(interpreter, function, instruction, at.get(instruction.address, []))
+        for function, instruction in interpreter.module.sites
+    )
+    widenings = tuple(Widening(address, cause) for address, cause in sorted(interpreter.widened))
+    if not interpreter.complete:
+        widenings = (Widening(None, "the time limit was reached: every site may do anything"), *widenings)
+    return Analysis("full", sites, widenings)
+
+
+def _site(interpreter: Interpreter, function: Function, instruction: Instruction, nodes: list[Node]) -> SiteAnalysis:
+    access = instruction.access
+    assert access is not None
+    ports: list[Grade] = []
+    values: list[Grade] = []
+    contexts: list[SiteContext] = []
+    for node in nodes:
+        for touch in node.touches:
+            if touch.step.kind not in ("in", "out", "ins", "outs"):
+                continue
+            port = grade_port(interpreter, touch.operands[0], touch.environment)
+            ports.append(port)
+            value: Grade | None = None
+            if touch.step.kind == "out":
+                value = grade_value(interpreter, touch.operands[1], touch.environment, access.width)
+            elif touch.step.kind == "outs":
+                value = Grade((f"payload from {interpreter.describe(touch.operands[1])}",), "payload")
+            if value is not None:
+                values.append(value)
+            known = port.resolved and (value is None or value.resolved)
+            contexts.append(
+                SiteContext(
+                    _call_string(node),
+                    port.shown,
+                    () if value is None else value.shown,
+                    (),
+                    known,
+                    port.reason or (value.reason if value else None),
+                )
+            )
+    section, offset = interpreter.image.location(instruction.address)
+    writes = access.direction == "out"
+    reason: str | None = None
+    if not interpreter.complete:
+        ports = [Grade((), "unknown", "the time limit was reached")]
+        values = list(ports)
+    elif not nodes:
+        reason = "never reached under the assumptions"
+    port_kind, value_kind = _worst(ports), _worst(values) if writes else None
+    resolved = port_kind != "unknown" and value_kind != "unknown"
+    if not resolved:
+        reason = next((g.reason for g in (*ports, *values) if g.kind == "unknown"), None)
+    return SiteAnalysis(
+        address=instruction.address,
+        section=section,
+        offset=offset,
+        length=instruction.length,
+        function=function.name,
+        direction=access.direction,
+        width=access.width,
+        string=access.string,
+        ports=_merged(ports),
+        port_kind=port_kind,
+        values=_merged(values) if writes else (),
+        value_kind=value_kind,
+        resolved=resolved,
+        reason=reason,
+        slice=(),
+        contexts=tuple(sorted(set(contexts), key=lambda c: (c.call_string, str(c.ports), str(c.values)))),
+    )
+
+
+def _call_string(node: Node) -> tuple[int, ...]:
+    found: list[int] = []
+    activation = node.activation
+    while activation.parent is not None:
+        found.append(activation.site)
+        activation = activation.parent
+    return tuple(reversed(found))
+
+
+def _worst(grades: list[Grade]) -> Kind:
+    return max((grade.kind for grade in grades), key=_ORDER.index, default="constant set")
+
+
+def _merged(grades: list[Grade]) -> tuple[int | str, ...]:
+    numbers = sorted({item for grade in grades for item in grade.shown if isinstance(item, int)})
+    texts = sorted({item for grade in grades for item in grade.shown if isinstance(item, str)})
+    return (*numbers, *texts)

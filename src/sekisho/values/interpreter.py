@@ -1,0 +1,1456 @@
+"""The abstract interpretation of a whole driver: every entry, every call in its context, to a fixed point.
+
+A node is a stretch of code in a context: the activation of its function (which calls led there) and, in loops that
+count with constants, the round. Nodes are worked off in the order of the program. Callees are entered with the state of
+the call and return to it, so that constants go in and results come back; beyond the limits, contexts of a function are
+merged into one. The state holds registers and stack; all other memory is common to all runs (`memory`).
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import gcd
+
+from sekisho.flow.model import Call, Edge, Module
+from sekisho.values.abstract import BOOLEAN, Abstract, constant, finite, join, top
+from sekisho.values.condition import refine
+from sekisho.values.convention import Convention, Place, convention
+from sekisho.values.expression import Expression, Value, anything, linear, make, sum_of, symbol
+from sekisho.values.kernel import ALLOCATORS, ARITY, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, zeroes
+from sekisho.values.memory import Memory, Region
+from sekisho.values.operation import _BINARY, mask, signed
+from sekisho.values.options import Options
+from sekisho.values.routine import Routine, Stretch, prepare, preserves, program_of
+from sekisho.values.segment import ARITHMETIC, Step
+from sekisho.values.state import Joiner, Slots, State, rename
+
+STACK_FIRST = {8: 0x7000_0000_0000, 4: 0xE000_0000}
+STACK_STEP = {8: 0x100_0000, 4: 0x4_0000}
+_ENUMERATE = 256
+
+
+@dataclass(eq=False, slots=True)
+class Origin:
+    """An entry of the driver, with what makes it one."""
+
+    address: int
+    name: str
+    kind: EntryKind
+    reason: str
+    rank: int
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """Where an activation returns to: a stretch in a caller's context. `state`: of the caller, if contexts are merged."""
+
+    stretch: Stretch
+    activation: "Activation"
+    rounds: tuple[tuple[int, int], ...]
+    caller: "Node"
+    stack: int
+    state: State | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Activation:
+    """A function in the context of the calls that led to it. `merged`: of all that are left, when there are too many."""
+
+    number: int
+    routine: Routine
+    origin: Origin
+    parent: "Activation | None"
+    site: int
+    """Address of the call."""
+    rounds: tuple[tuple[int, int], ...]
+    priority: tuple[object, ...]
+    depth: int
+    stack: int
+    """The stack pointer at its first instruction."""
+    merged: bool = False
+    links: dict[tuple[int, int, object], Link] = field(default_factory=dict)
+    exits: dict[int, "Node"] = field(default_factory=dict)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Names of the functions on the way, outermost first."""
+        names: list[str] = []
+        current: Activation | None = self
+        while current is not None:
+            names.append(current.routine.function.name)
+            current = current.parent
+        return tuple(reversed(names))
+
+
+@dataclass(eq=False, slots=True)
+class Way:
+    """An edge of the exploded supergraph: to a node, by `kind` (fall, taken, case, call, return …), under a condition.
+
+    `condition` is an expression over the symbols of the node it leaves, and holds when it is `truth`.
+    """
+
+    target: "Node | None"
+    kind: str
+    condition: Value | None = None
+    truth: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class Touch:
+    """An access as the last visit of a node saw it: operands, and the environment they are to be judged in."""
+
+    step: Step
+    operands: tuple[Value, ...]
+    environment: dict[Expression, Abstract]
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A stretch of code in a context, with the state in which it is reached."""
+
+    number: int
+    stretch: Stretch
+    activation: Activation
+    rounds: tuple[tuple[int, int], ...]
+    priority: tuple[object, ...]
+    state: State | None = None
+    queued: bool = False
+    visits: int = 0
+    joiner: Joiner | None = None
+    ways: list[Way] = field(default_factory=list)
+    touches: list[Touch] = field(default_factory=list)
+
+
+class OutOfTime(Exception):
+    """The time limit was reached; what is left must be widened."""
+
+
+class Interpreter:
+    """The fixed point itself; `run` computes it, the attributes hold it."""
+
+    def __init__(self, module: Module, options: Options) -> None:
+        self.module = module
+        self.image = module.image
+        self.options = options
+        self.convention: Convention = convention(module.image.architecture)
+        self.word = self.convention.word
+        self.memory = Memory(module.image)
+        self.memory.changed = self._changed
+        self.nodes: dict[tuple[int, int, object], Node] = {}
+        self.activations: dict[object, Activation] = {}
+        self.origins: dict[tuple[int, EntryKind], Origin] = {}
+        self.routines: dict[int, Routine] = {}
+        self.queue: list[tuple[tuple[object, ...], int, Node]] = []
+        self.sources: dict[Expression, str] = {}
+        """What a symbol stands for, in words."""
+        self.cells: dict[Expression, tuple[tuple[int, ...], int]] = {}
+        """Of a symbol that was loaded: addresses and size."""
+        self.heaps: dict[object, Region] = {}
+        self.owners: dict[Expression, int] = {}
+        """The function in which a symbol gets its value."""
+        self.closures: dict[int, frozenset[int]] = {}
+        self.arity: dict[str, int] = dict(ARITY)
+        self.widened: dict[tuple[int, str], None] = {}
+        self.stacks = 0
+        self.deadline: float | None = None
+        self.reaching = self._reaching()
+        self.escaped: set[int] = set()
+        self.complete = True
+        self.settable: dict[int, str] = {}
+        """Variables that the user may set to anything, by address: the name of the parameter."""
+        # Lock classes are empty structures without lockdep: their address is that of whatever comes next.
+        self.keys = frozenset(s.address for s in module.image.symbols if s.size == 0 and s.name.startswith("__key"))
+
+    # The fixed point
+
+    def run(self) -> None:
+        """Work until nothing changes. Raises `OutOfTime`."""
+        queue = self.queue
+        limit = self.options.visits
+        visits = 0
+        while queue:
+            _, _, node = heappop(queue)
+            if not node.queued:
+                continue
+            node.queued = False
+            node.visits += 1
+            visits += 1
+            if visits > limit or (visits & 63 == 0 and self.deadline is not None and time.monotonic() > self.deadline):
+                raise OutOfTime
+            self._visit(node)
+
+    def enter(self, address: int, kind: EntryKind, reason: str) -> None:
+        """Take a function as an entry of this kind."""
+        if (address, kind) in self.origins or address not in self.module.functions:
+            return
+        function = self.module.functions[address]
+        rank = 0 if kind == "init" else 1
+        origin = Origin(address, function.name, kind, reason, rank)
+        self.origins[address, kind] = origin
+        routine = self.routine(address)
+        activation = self._activation(
+            (address, kind), routine, origin, None, 0, (), (rank, address, kind), self._stack()
+        )
+        registers: dict[Place, Value] = {self.convention.stack: activation.stack}
+        for number, place in enumerate(self.convention.arguments):
+            argument = symbol(("argument", function.name, kind, number), self.word)
+            registers[place] = argument
+            self.sources[argument] = f"argument {number + 1} of {function.name}"
+        for place in self.convention.saved:
+            registers[place] = symbol(("before", function.name, kind, place), self.word)
+        self._flow(None, self._node(routine.entry, activation, ()), State(registers, {}, {}), "entry")
+
+    def enter_unclaimed(self) -> None:
+        """Take functions whose address is taken, but which nothing was seen to call, as entries: somebody may."""
+        entered = {activation.routine.function.address for activation in self.activations.values()}
+        for entry in self.module.entries:
+            if entry.kind == "address taken" and entry.address not in entered:
+                self.enter(entry.address, "task", "its address is taken, but no use of it was found")
+
+    def _stack(self) -> int:
+        self.stacks += 1
+        top_of_stack = STACK_FIRST[self.word] + self.stacks * STACK_STEP[self.word] - 0x1000
+        # As the ABI has it at a function's first instruction: aligned before the return address was pushed.
+        return top_of_stack - self.word
+
+    def is_stack(self, address: int) -> bool:
+        """Whether an address is on the stack of some run."""
+        first = STACK_FIRST[self.word]
+        return first <= address < first + (self.stacks + 1) * STACK_STEP[self.word]
+
+    def _object(self, address: int) -> tuple[int, int] | None:
+        if self.is_stack(address):
+            return None
+        region = self.memory.region(address)
+        return None if region is None or self.image.is_code(address) else (region.start, region.end)
+
+    def routine(self, address: int) -> Routine:
+        """Return a function prepared for interpretation."""
+        found = self.routines.get(address)
+        if found is None:
+            found = self.routines[address] = prepare(self.module.functions[address], self.convention)
+        return found
+
+    def _reaching(self) -> frozenset[int]:
+        """Return the functions from which an I/O instruction may be reached (by calls that are seen)."""
+        functions = self.module.functions
+        callers: dict[int, set[int]] = {}
+        found = set()
+        for address, function in functions.items():
+            if function.sites or any(call.target is None and call.extern is None for call in function.calls):
+                found.add(address)
+            for call in function.calls:
+                if call.target is not None:
+                    callers.setdefault(call.target, set()).add(address)
+        todo = list(found)
+        while todo:
+            for caller in callers.get(todo.pop(), ()):
+                if caller not in found:
+                    found.add(caller)
+                    todo.append(caller)
+        return frozenset(found)
+
+    def _activation(
+        self,
+        key: object,
+        routine: Routine,
+        origin: Origin,
+        parent: Activation | None,
+        site: int,
+        rounds: tuple[tuple[int, int], ...],
+        priority: tuple[object, ...],
+        stack: int,
+    ) -> Activation:
+        depth = 0 if parent is None else parent.depth + 1
+        found = Activation(len(self.activations), routine, origin, parent, site, rounds, priority, depth, stack)
+        self.activations[key] = found
+        return found
+
+    def _node(self, stretch: Stretch, activation: Activation, rounds: tuple[tuple[int, int], ...]) -> Node:
+        key = (activation.number, stretch.address, rounds)
+        found = self.nodes.get(key)
+        if found is None:
+            priority = (*activation.priority, stretch.order, tuple(r for _, r in rounds))
+            found = self.nodes[key] = Node(len(self.nodes), stretch, activation, rounds, priority)
+        return found
+
+    def _queue(self, node: Node) -> None:
+        if not node.queued:
+            node.queued = True
+            heappush(self.queue, (node.priority, node.number, node))
+
+    def _changed(self, readers: Iterable[object]) -> None:
+        for reader in readers:
+            if isinstance(reader, Node):
+                self._queue(reader)
+
+    def _widen(self, address: int, cause: str) -> None:
+        self.widened[address, cause] = None
+
+    def _flow(
+        self,
+        source: Node | None,
+        target: Node,
+        state: State,
+        kind: str,
+        condition: Value | None = None,
+        truth: bool = True,
+    ) -> None:
+        """Let `state` reach a node."""
+        if source is not None:
+            source.ways.append(Way(target, kind, condition, truth))
+        live = target.stretch.live
+        registers = {place: value for place, value in state.registers.items() if place in live}
+        arriving = State(registers, state.slots, state.environment)
+        if target.state is None:
+            arriving.compact()
+            target.state = arriving
+            self._queue(target)
+            return
+        if target.joiner is None:
+            target.joiner = Joiner(target.number, self._object, self.sources)
+        stretch = target.stretch
+        routine = target.activation.routine
+        merged = target.joiner.join(
+            target.state, arriving, stretch.head, routine.thresholds, f"loop at {self.where(stretch.address)}"
+        )
+        if merged is not None:
+            target.state = merged
+            self._queue(target)
+
+    def where(self, address: int) -> str:
+        """Return an address as section+offset."""
+        section = self.image.section_at(address)
+        return f"{address:#x}" if section is None else f"{section.name}+{address - section.address:#x}"
+
+    # One node
+
+    def _visit(self, node: Node) -> None:
+        assert node.state is not None
+        before = node.state
+        state = State(before.registers, before.slots, dict(before.environment))
+        node.ways = []
+        node.touches = []
+        stretch = node.stretch
+        gone = frozenset(s for s in state.environment if s.name[0] == "step" and s.name[1] == node.number)
+        if gone:
+            rename(state, gone, node.number)
+        program = program_of(stretch)
+        values: list[Value] = list(program.constants)
+        registers = state.registers
+        for place, size in program.inputs:
+            value = registers.get(place)
+            values.append(
+                anything(top(size, "a register that a call may have changed"), size) if value is None else value
+            )
+        append = values.append
+        for line in program.lines:
+            if line[0] == ARITHMETIC:
+                _, op, size, width, slots = line
+                if len(slots) == 2:  # type: ignore[arg-type]
+                    a = values[slots[0]]  # type: ignore[index]
+                    b = values[slots[1]]  # type: ignore[index]
+                    if a.__class__ is int and b.__class__ is int:
+                        append(_BINARY[op](a, b, width) & ((1 << (size << 3)) - 1))  # type: ignore[index,arg-type,operator]
+                    else:
+                        append(make(op, size, (a, b), width))  # type: ignore[arg-type]
+                else:
+                    append(make(op, size, (values[slots[0]],), width))  # type: ignore[arg-type,index]
+            else:
+                step: Step = line[1]  # type: ignore[assignment]
+                operands = tuple([values[i] for i in line[2]])  # type: ignore[attr-defined]
+                append(self._step(node, state, step, operands))
+        changed = dict(registers if state.registers is registers else state.registers)
+        for place, slot in program.registers:
+            changed[place] = values[slot]
+        state.registers = changed
+        state.compact()
+        condition = None if program.condition is None else values[program.condition]
+        target = None if program.target is None else values[program.target]
+        self._leave(node, state, condition, target)
+
+    def _result(self, node: Node, state: State, step: Step, found: Abstract, source: str) -> Value:
+        """Return the symbol for what a step gives, or the number if there is only one."""
+        if found.single is not None:
+            return found.single
+        number = node.stretch.segment.steps.index(step)
+        result = symbol(("step", node.number, number), step.size)
+        self.owners[result] = node.activation.routine.function.address
+        state.environment[result] = found
+        if source:
+            self.sources[result] = source
+        return result
+
+    def _step(self, node: Node, state: State, step: Step, operands: tuple[Value, ...]) -> Value:
+        kind = step.kind
+        if kind == "load":
+            return self._load(node, state, step, operands[0])
+        if kind == "store":
+            self._store(node, state, step, operands[0], operands[1])
+            return 0
+        if kind == "select":
+            return self._select(node, state, step, operands)
+        if kind == "unknown":
+            return self._result(node, state, step, top(step.size, "an instruction that is not followed"), "")
+        touch = Touch(step, operands, state.environment)
+        node.touches.append(touch)
+        if kind == "in":
+            self._publish(node, state)
+            return self._result(node, state, step, top(step.size), f"read at {self.where(step.address)}")
+        if kind == "out":
+            self._publish(node, state)
+        elif kind in ("fill", "copy", "ins"):
+            self._string(node, state, step, operands)
+        return 0
+
+    def _select(self, node: Node, state: State, step: Step, operands: tuple[Value, ...]) -> Value:
+        condition, then, otherwise = operands
+        if isinstance(condition, int):
+            return then if condition else otherwise
+        found: Abstract | None = None
+        chosen: list[Value] = []
+        for value, truth in ((then, True), (otherwise, False)):
+            changes = refine(state.environment, condition, truth)
+            if changes is None:
+                continue
+            narrowed = State({}, {}, {**state.environment, **changes}) if changes else state
+            part = narrowed.abstract(value)
+            chosen.append(value)
+            found = part if found is None else join(found, part)
+        if len(chosen) == 1:
+            return chosen[0]
+        if found is None:
+            return then
+        return self._result(node, state, step, found, "")
+
+    # Addresses
+
+    def _places(self, state: State, pointer: Value, size: int) -> list[int] | None:
+        """Return the addresses that a pointer can be, or None if they cannot be listed."""
+        if isinstance(pointer, int):
+            return [pointer]
+        found = state.abstract(pointer)
+        members = found.members(_ENUMERATE)
+        return members
+
+    def _extent(self, state: State, pointer: Value, size: int) -> tuple[Region, int, int, int] | None:
+        """Return the object that an unlistable pointer moves in: (object, first, last, stride).
+
+        An index is taken to stay inside its array.
+        """
+        if isinstance(pointer, int):
+            return None
+        terms, offset = linear(pointer)
+        base: Region | None = None
+        moving: list[tuple[Abstract, int]] = []
+        for term in sorted(terms, key=lambda t: (t.cost, str(t))):
+            found = state.abstract(term)
+            # A term that is itself a pointer into an object.
+            region = None
+            if base is None and terms[term] == 1 and found.lo > 0xFFFF:
+                region = self.memory.region(found.lo)
+            if region is not None and found.hi <= region.end:
+                base = region
+                offset = (offset + found.lo) & mask(self.word)
+                found = Abstract(None, 0, found.hi - found.lo, _stride(found), 0, 0, "")
+            moving.append((found, terms[term]))
+        if base is None:
+            base = self.memory.region(offset) if offset > 0xFFFF else None
+        if base is None:
+            whole = state.abstract(pointer)
+            base = self.memory.region(whole.lo)
+            if base is None or not base.start <= whole.hi <= base.end + size:
+                return None
+            return base, whole.lo, min(whole.hi, base.end - size), _stride(whole)
+        if offset >= base.end:
+            offset -= 1 << (8 * self.word)
+        stride = 0
+        low = high = offset
+        for found, factor in moving:
+            if found.single is None:
+                stride = gcd(stride, abs(factor) * _stride(found))
+            ends = [signed(found.lo, self.word) * factor, signed(found.hi, self.word) * factor]
+            if found.hi > mask(self.word) >> 1 > found.lo:
+                ends = [-base.end, base.end]
+            low, high = low + min(ends), high + max(ends)
+        stride = stride or 1
+        # From the constant part, step by step, as far as the object goes.
+        first = max(low, base.start)
+        first += (offset - first) % stride
+        last = min(high, base.end - size)
+        last -= (last - first) % stride
+        if first > last:
+            return None
+        return base, first, last, stride
+
+    def describe(self, pointer: Value) -> str:
+        """Return what a pointer points to, in words."""
+        return self._describe(State({}, {}, {}), pointer)
+
+    def _describe(self, state: State, pointer: Value) -> str:
+        rest, offset = sum_of(pointer)
+        if isinstance(rest, int):
+            return self.memory.name(offset)
+        source = self.sources.get(rest, "") if rest.op == "symbol" else ""
+        if not source:
+            source = " + ".join(sorted({self.sources.get(s, "") for s in rest.symbols} - {""})) or "a computed address"
+        shown = offset if offset < 1 << (8 * self.word - 1) else offset - (1 << (8 * self.word))
+        return f"[{source}{f' {shown:+#x}' if shown else ''}]"
+
+    # Loads and stores
+
+    def _early(self, node: Node) -> bool:
+        return node.activation.origin.kind == "init" and self.options.init_first
+
+    def _load(self, node: Node, state: State, step: Step, pointer: Value) -> Value:
+        size = step.size
+        places = self._places(state, pointer, size)
+        if places is not None and len(places) == 1:
+            address = places[0]
+            if self.is_stack(address):
+                value = _slot(state.slots, address, size)
+                if value is not None:
+                    return value
+                return self._result(node, state, step, top(size, "what the stack holds here is not known"), "")
+            if self._early(node):
+                value = _slot(state.slots, address, size)
+                if value is not None and not self._foreign(address, size):
+                    return value
+        if places is None:
+            extent = self._extent(state, pointer, size)
+            if extent is None:
+                text = self._describe(state, pointer)
+                return self._result(node, state, step, top(size), text)
+            region, first, last, stride = extent
+            count = (last - first) // stride + 1
+            if count > 1024:
+                stride, count = max(stride, 1), 1024
+                if not region.writable:
+                    pass
+                found = self._whole(node, region, first, last, stride, size)
+                return self._result(node, state, step, found, f"{region.name}[…]")
+            places = [first + i * stride for i in range(count)]
+        found_set: Abstract | None = None
+        early = self._early(node)
+        for address in places:
+            if self.is_stack(address):
+                value = _slot(state.slots, address, size)
+                part = top(size, "what the stack holds here is not known") if value is None else state.abstract(value)
+            else:
+                part = self.memory.load(address, size, node, early)
+                if early:
+                    value = _slot(state.slots, address, size)
+                    if value is not None:
+                        part = (
+                            join(part, state.abstract(value)) if self._foreign(address, size) else state.abstract(value)
+                        )
+            found_set = part if found_set is None else join(found_set, part)
+            if found_set.values is None and found_set.hi == mask(size) and found_set.why:
+                break
+        assert found_set is not None
+        name = self.memory.name(places[0]) + ("…" if len(places) > 1 else "")
+        if places[0] in self.settable:
+            name = f"parameter {self.settable[places[0]]}"
+        result = self._result(node, state, step, found_set, name)
+        if isinstance(result, Expression):
+            self.cells[result] = (tuple(places), size)
+        return result
+
+    def _whole(self, node: Node, region: Region, first: int, last: int, stride: int, size: int) -> Abstract:
+        """Return what any element of a large array can be."""
+        if not region.writable:
+            numbers = set()
+            for address in range(first, last + 1, stride):
+                number = self.image.read_integer(address, size)
+                if number is not None:
+                    numbers.add(number)
+                if len(numbers) > 4096:
+                    break
+            return finite(numbers) if numbers else top(size, f"{region.name} has no contents")
+        found: Abstract | None = None
+        for index in range(1024):
+            part = self.memory.load(first + index * stride, size, node)
+            found = part if found is None else join(found, part)
+        stored = [
+            v
+            for b, cells in self.memory.stores.items()
+            for (a, s), v in cells.items()
+            if region.start <= a < region.end
+        ]
+        for value in stored:
+            found = value if found is None else join(found, value)
+        assert found is not None
+        return top(size, f"any element of {region.name}") if found.hi > mask(size) else found
+
+    def _foreign(self, address: int, size: int) -> bool:
+        """Whether something outside init's own flow has been stored there."""
+        return bool(self.memory._overlapping(address, size)) and self.memory.overwritten is not None
+
+    def _store(self, node: Node, state: State, step: Step, pointer: Value, value: Value) -> None:
+        size = step.size
+        places = self._places(state, pointer, size)
+        node.touches.append(Touch(step, (pointer, value), state.environment))
+        if isinstance(value, Expression) and value.cost > 24:
+            value = anything(state.abstract(value), size)
+        if places is not None and len(places) == 1:
+            address = places[0]
+            if self.is_stack(address) or (self._early(node) and self.memory.region(address) is not None):
+                slots = dict(state.slots)
+                if step.maybe:
+                    old = _slot(slots, address, size)
+                    if old is not None and old is not value:
+                        value = anything(join(state.abstract(old), state.abstract(value)), size)
+                _put(slots, address, size, value)
+                state.slots = slots
+                if not self.is_stack(address):
+                    self._leak_into(address, state, value)
+                return
+            self._publish_store(node, state, address, size, value)
+            return
+        if places is None:
+            extent = self._extent(state, pointer, size)
+            if extent is None:
+                self._leak(state, value, f"stored to {self._describe(state, pointer)}", "task")
+                if state.abstract(pointer).why:
+                    self._widen(
+                        step.address, "a store through an unknown pointer is taken not to hit the driver's variables"
+                    )
+                return
+            region, first, last, stride = extent
+            count = (last - first) // stride + 1
+            if count > 256:
+                self._widen(step.address, f"a store to an unknown place in {region.name}")
+                self.memory.smear(region, first, min(last + size, region.end), state.abstract(value))
+                return
+            places = [first + i * stride for i in range(count)]
+        stored = state.abstract(value)
+        for address in places:
+            if self.is_stack(address):
+                slots = dict(state.slots)
+                for start, (length, old) in list(slots.items()):
+                    if start < address + size and address < start + length:
+                        if start == address and length == size:
+                            slots[start] = (length, anything(join(state.abstract(old), stored), size))
+                        else:
+                            slots[start] = (
+                                length,
+                                anything(top(length, "a store of unknown place on the stack"), length),
+                            )
+                state.slots = slots
+            else:
+                if self._early(node) and _slot(state.slots, address, size) is not None:
+                    slots = dict(state.slots)
+                    old = _slot(slots, address, size)
+                    assert old is not None
+                    _put(slots, address, size, anything(join(state.abstract(old), stored), size))
+                    state.slots = slots
+                self._publish_store(node, state, address, size, value)
+
+    def _publish_store(self, node: Node, state: State, address: int, size: int, value: Value) -> None:
+        if self.memory.region(address) is None:
+            if address > 0xFFF:
+                self._leak(state, value, f"stored to {self.memory.name(address)}", "task")
+            return
+        self.memory.store(address, size, state.abstract(value))
+        self._leak_into(address, state, value)
+
+    def _leak_into(self, address: int, state: State, value: Value) -> None:
+        region = self.memory.region(address)
+        if region is not None and region.start in self.escaped:
+            self._leak(state, value, f"stored in {region.name}", "task")
+
+    def _leak(self, state: State, value: Value, why: str, kind: EntryKind) -> None:
+        """A value becomes known to the kernel: functions it points to become entries, objects may change."""
+        found = state.abstract(value)
+        if found.values is None and found.hi - found.lo > 0x10000:
+            return
+        self._leak_set(found, why, kind)
+
+    def _leak_set(self, found: Abstract, why: str, kind: EntryKind) -> None:
+        for number in sorted(found.values) if found.values is not None else (found.lo,):
+            if number < 0x1000 or self.is_stack(number):
+                continue
+            if number in self.module.functions:
+                self.enter(number, kind, why)
+                continue
+            region = self.memory.region(number)
+            if region is not None and number not in self.keys:
+                self._leak_region(region, why, kind)
+
+    def _leak_region(self, region: Region, why: str, kind: EntryKind) -> None:
+        if region.start in self.escaped or self.image.is_code(region.start) or region.name == "__this_module":
+            return
+        self.escaped.add(region.start)
+        self.memory.escape(region, f"{region.name} is {why}")
+        for _, value in self.memory.pointers(region):
+            self._leak_set(value, f"in {region.name}, {why}", kind)
+
+    # Init before everything else
+
+    def _publish(self, node: Node, state: State) -> None:
+        """Other runs may begin now: they see what init has stored so far."""
+        if not self._early(node):
+            return
+        written: set[int] = set()
+        for address, (size, value) in state.slots.items():
+            if not self.is_stack(address):
+                self.memory.store(address, size, state.abstract(value))
+                written.update(range(address, address + size))
+        self.memory.publish(written)
+
+    # String instructions and copies
+
+    def _string(self, node: Node, state: State, step: Step, operands: tuple[Value, ...]) -> None:
+        kind, width = step.kind, step.size
+        if kind == "fill":
+            to, value, count = operands
+            self.fill(node, state, step.address, to, make("mul", self.word, (count, width), self.word), value, width)
+        elif kind == "copy":
+            to, source, count = operands
+            length = make("mul", self.word, (count, width), self.word)
+            self.copy(node, state, step.address, to, source, length)
+        else:
+            _, to, count = operands
+            length = make("mul", self.word, (count, width), self.word)
+            self.clobber(node, state, step.address, to, length, f"read from the device at {self.where(step.address)}")
+
+    def fill(self, node: Node, state: State, address: int, to: Value, length: Value, value: Value, width: int) -> None:
+        """`length` bytes at `to` are set to repetitions of a value of `width` bytes."""
+        size = state.abstract(length).single
+        places = self._places(state, to, 1)
+        pattern = state.abstract(value).single
+        if size is None or places is None or pattern is None or size > 4096 or len(places) > 16:
+            self.clobber(node, state, address, to, length, f"filled at {self.where(address)}", value)
+            return
+        data = (pattern.to_bytes(width, "little") * (size // width + 1))[:size]
+        for place in places:
+            self._write_bytes(node, state, place, data, len(places) == 1)
+
+    def _write_bytes(self, node: Node, state: State, place: int, data: bytes, strong: bool) -> None:
+        stack = self.is_stack(place)
+        tracked = (stack or self._early(node)) and strong
+        slots = dict(state.slots) if tracked or stack else state.slots
+        if tracked:
+            for start, (length, _) in list(slots.items()):
+                if place <= start and start + length <= place + len(data):
+                    del slots[start]
+        step = self.word
+        for offset in range(0, len(data), step):
+            size = min(step, len(data) - offset)
+            number = int.from_bytes(data[offset : offset + size], "little")
+            while size & (size - 1):
+                size &= size - 1
+            part = data[offset : offset + step]
+            position = 0
+            while position < len(part):
+                piece = 1 << ((len(part) - position).bit_length() - 1)
+                number = int.from_bytes(part[position : position + piece], "little")
+                address = place + offset + position
+                if tracked:
+                    _put(slots, address, piece, number)
+                elif not stack:
+                    self.memory.store(address, piece, constant(number))
+                position += piece
+        if stack and not tracked:
+            for start in list(slots):
+                if place <= start < place + len(data):
+                    length = slots[start][0]
+                    slots[start] = (length, anything(top(length, "filled"), length))
+        state.slots = slots
+
+    def copy(self, node: Node, state: State, address: int, to: Value, source: Value, length: Value) -> None:
+        """`length` bytes go from one place to another."""
+        size = state.abstract(length).single
+        places, origins = self._places(state, to, 1), self._places(state, source, 1)
+        if size is None or size > 1024 or not places or not origins or len(places) > 16 or len(origins) > 16:
+            self.clobber(
+                node,
+                state,
+                address,
+                to,
+                length,
+                f"copied at {self.where(address)} from {self._describe(state, source)}",
+            )
+            return
+        offset = 0
+        while offset < size:
+            width = min(self.word, 1 << ((size - offset).bit_length() - 1))
+            if places[0] + offset & (width - 1):
+                width = 1
+            # The widest pieces that were stored as such keep their values.
+            width = self._grain(state, origins[0] + offset, width)
+            found: Abstract | None = None
+            for origin in origins:
+                if self.is_stack(origin):
+                    value = _slot(state.slots, origin + offset, width)
+                    part = (
+                        top(width, "what the stack holds here is not known") if value is None else state.abstract(value)
+                    )
+                else:
+                    value = _slot(state.slots, origin + offset, width) if self._early(node) else None
+                    part = (
+                        self.memory.load(origin + offset, width, node, self._early(node))
+                        if value is None
+                        else state.abstract(value)
+                    )
+                found = part if found is None else join(found, part)
+            assert found is not None
+            for place in places:
+                self._assign(node, state, place + offset, width, found, len(places) == 1)
+            offset += width
+
+    def _grain(self, state: State, origin: int, width: int) -> int:
+        """Return the size of the cells stored at `origin`, so that a copy keeps fields apart."""
+        sizes = [length for start, length, _ in self.memory._overlapping(origin, width) if length < width]
+        sizes += [slot[0] for a in range(origin, origin + width) if (slot := state.slots.get(a)) and slot[0] < width]
+        return min(sizes, default=width)
+
+    def _assign(self, node: Node, state: State, address: int, size: int, found: Abstract, strong: bool) -> None:
+        if self.is_stack(address) or (self._early(node) and strong and self.memory.region(address) is not None):
+            slots = dict(state.slots)
+            if not strong:
+                old = _slot(slots, address, size)
+                found = top(size, "several places") if old is None else join(found, state.abstract(old))
+            _put(slots, address, size, anything(found, size))
+            state.slots = slots
+        elif self.memory.region(address) is not None:
+            self.memory.store(address, size, found)
+
+    def clobber(
+        self, node: Node, state: State, address: int, to: Value, length: Value, why: str, value: Value | None = None
+    ) -> None:
+        """`length` bytes (or fewer) at `to` become anything, named `why` (or become `value`, byte by byte)."""
+        places = self._places(state, to, 1)
+        if places is None:
+            extent = self._extent(state, to, 1)
+            if extent is not None:
+                region, first, _, _ = extent
+                self.memory.smear(region, first, region.end, top(8, why))
+            elif state.abstract(to).why:
+                self._widen(address, "bytes go through an unknown pointer, taken not to hit the driver's variables")
+            return
+        most = state.abstract(length).hi
+        for place in places:
+            if self.is_stack(place):
+                end = min(place + most, node.activation.stack - 6 * self.word)
+                self._forget(state, place, max(end, place + 1), why)
+                continue
+            region = self.memory.region(place)
+            if region is None:
+                continue
+            end = min(place + most, region.end)
+            self.memory.smear(region, place, end, top(8, why))
+            if self._early(node):
+                self._forget(state, place, end, why)
+
+    def _forget(self, state: State, first: int, end: int, why: str) -> None:
+        slots: Slots = {}
+        for start, (size, value) in state.slots.items():
+            if start < end and first < start + size:
+                value = anything(top(size, why), size)
+            slots[start] = (size, value)
+        state.slots = slots
+
+    # Leaving a node
+
+    def _leave(self, node: Node, state: State, condition: Value | None, target: Value | None) -> None:
+        stretch = node.stretch
+        ends = stretch.ends
+        if ends in ("fall", "jump"):
+            for edge in stretch.edges:
+                self._follow(node, state, edge)
+        elif ends == "branch":
+            self._branch(node, state, condition)
+        elif ends == "switch":
+            self._switch(node, state, target)
+        elif ends in ("call", "tail call"):
+            assert stretch.call is not None
+            self._call(node, state, stretch.call, target)
+            for edge in stretch.edges:
+                if edge.kind not in ("fall",):
+                    self._follow(node, state, edge)
+        elif ends == "return":
+            self._return(node, state)
+        elif ends == "indirect":
+            self._widen(stretch.segment.last, "an indirect jump with unknown targets")
+            for edge in stretch.edges:
+                self._follow(node, state, edge)
+            self._return(node, state)
+        else:
+            for edge in stretch.edges:
+                self._follow(node, state, edge)
+
+    def _narrow(self, state: State, changes: dict[Expression, Abstract]) -> State:
+        """Return the state with sets narrowed; symbols with one value left become that number."""
+        if not changes:
+            return state
+        environment = {**state.environment, **changes}
+        fixed = {s: v.single for s, v in changes.items() if v.single is not None}
+        if not fixed:
+            return State(state.registers, state.slots, environment)
+        from sekisho.values.expression import substitute
+
+        registers = {p: substitute(v, fixed) for p, v in state.registers.items()}
+        slots = state.slots
+        if any(isinstance(v, Expression) and not v.symbols.isdisjoint(fixed) for _, v in slots.values()):
+            slots = {a: (s, substitute(v, fixed)) for a, (s, v) in slots.items()}
+        return State(registers, slots, environment)
+
+    def _branch(self, node: Node, state: State, condition: Value | None) -> None:
+        stretch = node.stretch
+        if condition is None:
+            condition = anything(BOOLEAN, 1)
+        for truth in (True, False):
+            changes = refine(state.environment, condition, truth)
+            if changes is None:
+                continue
+            narrowed = self._narrow(state, changes)
+            shown = None if isinstance(condition, int) else condition
+            for edge in stretch.edges:
+                if (edge.kind == "taken") == truth and edge.kind in ("taken", "fall"):
+                    self._follow(node, narrowed, edge, shown, truth)
+            if truth and stretch.call is not None:
+                self._call(node, narrowed, stretch.call, None)
+        for edge in stretch.edges:
+            if edge.kind not in ("taken", "fall"):
+                self._follow(node, state, edge)
+
+    def _switch(self, node: Node, state: State, target: Value | None) -> None:
+        possible = None if target is None else state.abstract(target).members(_ENUMERATE * 4)
+        for edge in node.stretch.edges:
+            if edge.kind == "case" and possible is not None and edge.target not in possible:
+                if any(e.kind == "case" and e.target in possible for e in node.stretch.edges):
+                    continue
+            self._follow(node, state, edge)
+
+    def _follow(self, node: Node, state: State, edge: Edge, condition: Value | None = None, truth: bool = True) -> None:
+        activation = node.activation
+        stretch = activation.routine.stretches.get(edge.target)
+        if stretch is None:
+            return
+        rounds = self._rounds(node, state, stretch)
+        self._flow(node, self._node(stretch, activation, rounds), state, edge.kind, condition, truth)
+
+    def _rounds(self, node: Node, state: State, to: Stretch) -> tuple[tuple[int, int], ...]:
+        """Return which rounds of which loops the target is in."""
+        if not to.loops:
+            return ()
+        known = dict(node.rounds)
+        routine = node.activation.routine
+        result = []
+        for head in to.loops:
+            if head != to.address:
+                if head in known:
+                    result.append((head, known[head]))
+                continue
+            if head not in node.stretch.loops:
+                if self._countable(routine, head, self._early(node)):
+                    result.append((head, 0))
+            elif head in known:
+                current = known[head]
+                if current < self.options.rounds and self._counts(node, state, to, current, tuple(result)):
+                    current += 1
+                result.append((head, current))
+        return tuple(result)
+
+    def _countable(self, routine: Routine, head: int, early: bool) -> bool:
+        loop = routine.loops[head]
+        if not loop.bounded:
+            return False
+        if early:
+            return True
+        for address in loop.body:
+            stretch = routine.stretches[address]
+            if stretch.access is not None:
+                return True
+            if stretch.call is not None and stretch.call.target in self.reaching:
+                return True
+            if stretch.call is not None and stretch.call.target is None and stretch.call.extern is None:
+                return True
+        return False
+
+    def _counts(
+        self, node: Node, state: State, head: Stretch, current: int, outer: tuple[tuple[int, int], ...]
+    ) -> bool:
+        """Whether a register or slot counts the rounds with constants."""
+        first = self.nodes.get((node.activation.number, head.address, (*outer, (head.address, current))))
+        if first is None or first.state is None:
+            return False
+        for place in head.live:
+            old, new = first.state.registers.get(place), state.registers.get(place)
+            if isinstance(old, int) and isinstance(new, int) and old != new and _small(old, new, self.word):
+                return True
+        for address, (_, old_value) in first.state.slots.items():
+            other = state.slots.get(address)
+            if other is not None and isinstance(old_value, int) and isinstance(other[1], int):
+                if old_value != other[1] and _small(old_value, other[1], self.word):
+                    return True
+        return False
+
+    # Calls
+
+    def _call(self, node: Node, state: State, call: Call, target: Value | None) -> None:
+        back = None if call.tail else next((e.target for e in node.stretch.edges if e.kind == "fall"), None)
+        if call.extern is not None:
+            self._extern(node, state, call, call.extern, back)
+            return
+        if call.target is not None:
+            if call.target in self.module.functions:
+                self._enter(node, state, call, call.target, back)
+            else:
+                self._extern(node, state, call, self.memory.name(call.target), back)
+            return
+        found = None if target is None else state.abstract(target).members(_ENUMERATE)
+        if found is None:
+            text = "" if target is None else self._describe(state, target)
+            self._extern(node, state, call, f"a function pointer {text}", back)
+            return
+        for number in found:
+            if number in self.module.functions:
+                self._enter(node, state, call, number, back)
+            elif self.image.extern_at(number) is not None:
+                self._extern(node, state, call, self.memory.name(number), back)
+            elif number > 0xFFF:
+                self._extern(node, state, call, f"the address {number:#x}", back)
+
+    def _enter(self, node: Node, state: State, call: Call, target: int, back: int | None) -> None:
+        """Enter a function: in a context of its own where that pays (see `_exact`), else in that of its call site."""
+        routine = self.routine(target)
+        activation = node.activation
+        stack = state.registers.get(self.convention.stack)
+        if not isinstance(stack, int) or not self._exact(node, state, target):
+            self._enter_merged(node, state, call, routine, back)
+            return
+        key: object = (activation.number, call.address, target, node.rounds)
+        callee = self.activations.get(key)
+        if callee is None:
+            priority = (*node.priority, call.address, target)
+            callee = self._activation(
+                key, routine, activation.origin, activation, call.address, node.rounds, priority, stack
+            )
+        callee.stack = stack
+        link = self._link(node, call, back, callee, stack)
+        self._flow(node, self._node(routine.entry, callee, ()), state, "call")
+        if link:
+            for waiting in callee.exits.values():
+                self._queue(waiting)
+
+    def _exact(self, node: Node, state: State, target: int) -> bool:
+        """Whether the callee is to see the caller's whole state: in init, and when it is given the caller's stack."""
+        activation = node.activation
+        if activation.depth >= self.options.depth or len(self.activations) >= self.options.contexts:
+            return False
+        if self._recursive(activation, target):
+            return False
+        if self._early(node):
+            return True
+        return any(
+            isinstance(value, int) and self.is_stack(value)
+            for value in (state.registers.get(place) for place in self.convention.arguments)
+        )
+
+    def _recursive(self, activation: Activation, target: int) -> bool:
+        current: Activation | None = activation
+        while current is not None:
+            if current.routine.function.address == target:
+                return True
+            current = current.parent
+        return False
+
+    def _link(self, node: Node, call: Call, back: int | None, callee: Activation, stack: int) -> bool:
+        """Note where the callee returns to; tell whether that is new."""
+        if call.tail:
+            key = (node.activation.number, -1, ())
+            if key in callee.links:
+                return False
+            # Returns as its caller does: through the caller's own links, whatever they will be.
+            callee.links[key] = Link(node.stretch, node.activation, (), node, stack)
+            return True
+        if back is None:
+            return False
+        stretch = node.activation.routine.stretches.get(back)
+        if stretch is None:
+            return False
+        rounds = self._rounds(node, State({}, {}, {}), stretch)
+        key2 = (node.activation.number, back, rounds)
+        fresh = key2 not in callee.links
+        callee.links[key2] = Link(stretch, node.activation, rounds, node, stack + self.word)
+        return fresh
+
+    def _enter_merged(self, node: Node, state: State, call: Call, routine: Routine, back: int | None) -> None:
+        """Enter the one context that is left for a function; only arguments go in, only the result comes out."""
+        address = routine.function.address
+        many = len(self.activations) >= self.options.contexts
+        key: object = ("merged", address) if many else ("site", call.address, address, node.rounds)
+        callee = self.activations.get(key)
+        if callee is None:
+            priority = (2, address) if many else (*node.priority, call.address, address)
+            callee = self._activation(
+                key,
+                routine,
+                node.activation.origin,
+                node.activation,
+                call.address,
+                node.rounds,
+                priority,
+                self._stack(),
+            )
+            callee.merged = True
+        if many:
+            self._widen(call.address, f"contexts of {routine.function.name} are merged")
+        self._publish(node, state)
+        registers: dict[Place, Value] = {self.convention.stack: callee.stack}
+        environment: dict[Expression, Abstract] = {}
+        for place in self.convention.arguments:
+            value = state.registers.get(place)
+            if value is not None:
+                registers[place] = self._parameter(state, value, callee, place, environment)
+        for place in self.convention.saved:
+            registers[place] = symbol(("before", routine.function.name, callee.number, place), self.word)
+        slots: Slots = {}
+        stack = state.registers.get(self.convention.stack)
+        if isinstance(stack, int) and self.word == 4:
+            for offset in range(1, 9):
+                slot = state.slots.get(stack + offset * self.word)
+                if slot is not None:
+                    address = callee.stack + offset * self.word
+                    slots[address] = (slot[0], self._parameter(state, slot[1], callee, address, environment))
+        base = stack if isinstance(stack, int) else node.activation.stack
+        fresh = self._link(node, call, back, callee, base)
+        after = State(dict(state.registers), state.slots, state.environment)
+        arguments = [state.registers.get(place) for place in self.convention.arguments]
+        self._expose(node, after, arguments, f"passed to {routine.function.name}", False)
+        for link in callee.links.values():
+            if link.caller is node and (link.state is None or not _equal(link.state, after)):
+                link.state = after
+                fresh = True
+        self._flow(node, self._node(routine.entry, callee, ()), State(registers, slots, environment), "call")
+        if fresh:
+            for waiting in callee.exits.values():
+                self._queue(waiting)
+
+    def _parameter(
+        self, state: State, value: Value, callee: Activation, place: int, environment: dict[Expression, Abstract]
+    ) -> Value:
+        """Return what a merged context gets for an argument: a number, or a symbol of its own with the same values."""
+        if isinstance(value, int):
+            if self.is_stack(value):
+                return anything(top(self.word, "a pointer to the stack of a merged context"), self.word)
+            return value
+        found = state.abstract(value)
+        if found.single is not None:
+            return found.single
+        parameter = symbol(("parameter", callee.number, place), value.size)
+        environment[parameter] = found
+        text = self.sources.get(value, "") if value.op == "symbol" else ""
+        if text:
+            self.sources[parameter] = text
+        return parameter
+
+    def _return(self, node: Node, state: State) -> None:
+        activation = node.activation
+        if activation.parent is None and not activation.merged:
+            self._finish(node, state)
+            if not activation.links:
+                node.ways.append(Way(None, "return"))
+                return
+        activation.exits[node.number] = node
+        self._return_to(node, state, activation, set())
+
+    def _return_to(self, node: Node, state: State, activation: Activation, seen: set[int]) -> None:
+        for link in list(activation.links.values()):
+            if (
+                link.stretch is link.caller.stretch
+                and link.rounds == ()
+                and link.stretch.call is not None
+                and link.stretch.call.tail
+            ):
+                outer = link.activation
+                if outer.number in seen:
+                    continue
+                seen.add(outer.number)
+                if outer.parent is None and not outer.merged:
+                    self._finish(node, state)
+                    if not outer.links:
+                        node.ways.append(Way(None, "return"))
+                outer.exits[node.number] = node
+                self._return_to(node, state, outer, seen)
+                continue
+            if link.state is not None:
+                self._return_merged(node, state, link, activation)
+                continue
+            registers = dict(state.registers)
+            stack = registers.get(self.convention.stack)
+            if self.word == 8 or not isinstance(stack, int):
+                registers[self.convention.stack] = link.stack
+            low = link.stack if self.word == 8 else min(link.stack, stack if isinstance(stack, int) else link.stack)
+            self._survivors(link, activation, state, registers)
+            slots = {a: s for a, s in state.slots.items() if a >= low or not self.is_stack(a)}
+            if len(slots) == len(state.slots):
+                slots = state.slots
+            target = self._node(link.stretch, link.activation, link.rounds)
+            self._flow(node, target, State(registers, slots, state.environment), "return")
+
+    def _survivors(self, link: Link, activation: Activation, state: State, registers: dict[Place, Value]) -> None:
+        """Registers that a caller may expect to survive because the compiler saw that the callee leaves them alone."""
+        caller = link.caller.state
+        wanted = link.stretch.live - registers.keys()
+        if caller is None or not wanted:
+            return
+        before = link.caller.stretch
+        changed = self._changes(activation.routine.function.address, set())
+        for place in wanted:
+            if place in changed or place in before.segment.registers:
+                continue
+            value = caller.registers.get(place)
+            if value is not None:
+                registers[place] = value if isinstance(value, int) else anything(caller.abstract(value), self.word)
+
+    def _changes(self, address: int, seen: set[int]) -> frozenset[Place]:
+        """Return the registers that a function and its callees may change."""
+        if address in seen or address not in self.module.functions:
+            return frozenset()
+        seen.add(address)
+        found = set(self.routine(address).changed)
+        for call in self.module.functions[address].calls:
+            if call.extern is not None or call.target is None:
+                if not preserves(call.extern):
+                    found |= self.convention.clobbered
+            else:
+                found |= self._changes(call.target, seen)
+        return frozenset(found)
+
+    def _return_merged(self, node: Node, state: State, link: Link, activation: Activation) -> None:
+        assert link.state is not None
+        before = State(dict(link.state.registers), link.state.slots, dict(link.state.environment))
+        for place in self.convention.clobbered:
+            before.registers.pop(place, None)
+        inside = self._closure(activation.routine.function.address)
+        stale = frozenset(s for s in before.environment if self.owners.get(s) in inside)
+        if stale:
+            rename(before, stale, link.caller.number, "former")
+        for place in (self.convention.result, self.convention.second):
+            value = state.registers.get(place)
+            if value is not None and place in link.stretch.live:
+                before.registers[place] = value
+                if isinstance(value, Expression):
+                    for used in value.symbols:
+                        found = state.environment.get(used)
+                        if found is not None:
+                            before.environment[used] = found
+        self._survivors(link, activation, state, before.registers)
+        before.registers[self.convention.stack] = link.stack
+        target = self._node(link.stretch, link.activation, link.rounds)
+        self._flow(node, target, before, "return")
+
+    def _closure(self, address: int) -> frozenset[int]:
+        """Return the functions that a call of this one may run (every one, if it makes indirect calls)."""
+        found = self.closures.get(address)
+        if found is None:
+            seen = {address}
+            todo = [address]
+            while todo:
+                for call in self.module.functions[todo.pop()].calls:
+                    if call.target is None and call.extern is None:
+                        seen = set(self.module.functions)
+                        todo = []
+                        break
+                    if call.target in self.module.functions and call.target not in seen:
+                        seen.add(call.target)
+                        todo.append(call.target)
+            found = self.closures[address] = frozenset(seen)
+        return found
+
+    def _finish(self, node: Node, state: State) -> None:
+        """A run ends."""
+        if node.activation.origin.kind != "init":
+            return
+        result = state.registers.get(self.convention.result)
+        if result is not None:
+            found = state.abstract(make("subpiece", 4, (result, 0), self.word) if self.word == 8 else result)
+            if found.lo >= 0xFFFFF000:
+                return  # init failed: the module is thrown away
+        self._publish(node, state)
+
+    # Calls that leave the driver
+
+    def _extern(self, node: Node, state: State, call: Call, name: str, back: int | None) -> None:
+        convention = self.convention
+        registers = dict(state.registers)
+        if not call.tail:
+            stack = registers.get(convention.stack)
+            if stack is not None:
+                registers[convention.stack] = make("add", self.word, (stack, self.word), self.word)
+        after = State(registers, state.slots, dict(state.environment))
+        if name in ("__fentry__", "mcount", "__mcount"):
+            self._go_on(node, after, call, back)
+            return
+        arguments = [state.registers.get(place) for place in convention.arguments]
+        # A parameter is set at every call: the fewest registers that were set is all there can be.
+        count = next((i for i, value in enumerate(arguments) if value is None), len(arguments))
+        count = self.arity[name] = min(count, self.arity.get(name, count))
+        arguments = [value if i < count else None for i, value in enumerate(arguments)]
+        result = self._effect(node, after, call, name, arguments)
+        if not call.returns:
+            return
+        if preserves(name):
+            for place in (
+                (convention.result, convention.second) if name.startswith("__get_user") else (convention.result,)
+            ):
+                registers.pop(place, None)
+        else:
+            for place in convention.clobbered:
+                registers.pop(place, None)
+        registers = after.registers
+        registers[convention.result] = result
+        self._go_on(node, after, call, back)
+
+    def _go_on(self, node: Node, state: State, call: Call, back: int | None) -> None:
+        if call.tail:
+            self._return(node, state)
+        elif back is not None:
+            stretch = node.activation.routine.stretches.get(back)
+            if stretch is not None:
+                rounds = self._rounds(node, state, stretch)
+                self._flow(node, self._node(stretch, node.activation, rounds), state, "fall")
+
+    def _effect(self, node: Node, state: State, call: Call, name: str, arguments: list[Value | None]) -> Value:
+        """Apply a kernel function's effect; return its result."""
+        gone = symbol(("returned", node.number), self.word)
+        if gone in state.environment or any(
+            isinstance(v, Expression) and gone in v.symbols for v in state.registers.values()
+        ):
+            rename(state, frozenset((gone,)), node.number, "former")
+        self.sources[gone] = f"{name}()"
+        self.owners[gone] = node.activation.routine.function.address
+        present = [a for a in arguments if a is not None]
+        if ALLOCATORS.fullmatch(name):
+            region = self.heaps.get(call.address)
+            flags = next((a for a in arguments[1:2] if isinstance(a, int)), None)
+            if region is None:
+                region = self.memory.allocate(f"{name}@{self.where(call.address)}", zeroes(name, flags))
+                self.heaps[call.address] = region
+            state.environment[gone] = finite((0, region.start))
+            return gone
+        state.environment[gone] = top(self.word)
+        if name in ("memset", "__memset", "grub_memset") and len(present) >= 3:
+            to, value, length = arguments[:3]
+            assert to is not None and value is not None and length is not None
+            byte = make("subpiece", 1, (value, 0), self.word)
+            self.fill(node, state, call.address, to, length, byte, 1)
+            return to
+        if name in ("memcpy", "__memcpy", "memmove", "__memmove", "grub_memmove", "grub_memcpy") and len(present) >= 3:
+            to, source, length = arguments[:3]
+            assert to is not None and source is not None and length is not None
+            self.copy(node, state, call.address, to, source, length)
+            return to
+        fill = FILLS.get(name)
+        if fill is not None:
+            to, length = arguments[fill[0]], arguments[fill[1]]
+            if to is not None and length is not None:
+                self.clobber(node, state, call.address, to, length, fill[2])
+            return gone
+        for argument, word, kind in CALLBACKS.get(name, ()):
+            value = arguments[argument] if argument < len(arguments) else None
+            if value is not None:
+                self._callback(node, state, value, word, kind, name)
+        if WAITS.fullmatch(name):
+            self._publish(node, state)
+        if HARMLESS.fullmatch(name) or preserves(name):
+            return gone
+        self._expose(node, state, arguments, f"passed to {name}", True)
+        if not self.options.init_first:
+            self._publish(node, state)
+        return gone
+
+    def _callback(self, node: Node, state: State, value: Value, word: int | None, kind: EntryKind, name: str) -> None:
+        if word is None:
+            self._leak(state, value, f"passed to {name}", kind)
+            return
+        for place in self._places(state, value, self.word) or ():
+            if place <= 0xFFF or self.memory.region(place) is None:
+                continue
+            address = place + word * self.word
+            held = _slot(state.slots, address, self.word)
+            found = self.memory.load(address, self.word, node) if held is None else state.abstract(held)
+            for number in found.members(_ENUMERATE) or ():
+                if number in self.module.functions:
+                    self.enter(number, kind, f"passed to {name}")
+
+    def _expose(self, node: Node, state: State, arguments: list[Value | None], why: str, leak: bool) -> None:
+        """The callee gets these values: it may change what they point to."""
+        for value in arguments:
+            if value is None:
+                continue
+            for number in self._places(state, value, 1) or ():
+                if self.is_stack(number):
+                    self._forget(state, number, max(number + 1, node.activation.stack - 6 * self.word), why)
+                    if leak:
+                        for start, (size, held) in list(state.slots.items()):
+                            if number <= start < number + 0x100 and size == self.word and self.is_stack(start):
+                                self._leak(state, held, why, "task")
+                elif leak and number > 0xFFF:
+                    self._leak_set(constant(number), why, "task")
+                    region = self.memory.region(number)
+                    if region is not None and self._early(node):
+                        self._forget(state, region.start, region.end, why)
+
+
+def _stride(found: Abstract) -> int:
+    """Return the distance between members."""
+    if found.values is None:
+        return found.step
+    step = 0
+    for value in found.values:
+        step = gcd(step, value - found.lo)
+    return step or 1
+
+
+def _equal(a: State, b: State) -> bool:
+    return a.registers == b.registers and a.slots == b.slots and a.environment == b.environment
+
+
+def _small(old: int, new: int, word: int) -> bool:
+    """Whether a counter is near zero and moves by little: such loops have few rounds."""
+    full = 1 << (8 * word)
+    half = full >> 1
+    a, b = (v - full if v >= half else v for v in (old, new))
+    return -64 <= a <= 64 and -64 <= b <= 64 and abs(a - b) <= 16
+
+
+def _slot(slots: Slots, address: int, size: int) -> Value | None:
+    """Return what `size` bytes at `address` hold, if that is known."""
+    found = slots.get(address)
+    if found is not None:
+        if found[0] == size:
+            return found[1]
+        if found[0] > size:
+            return make("subpiece", size, (found[1], 0), found[0])
+        rest = _slot(slots, address + found[0], size - found[0])
+        if rest is None or found[0] * 2 != size:
+            return None
+        return make("piece", size, (rest, found[1]), found[0])
+    for back in range(1, 8):
+        found = slots.get(address - back)
+        if found is not None:
+            if found[0] >= back + size:
+                return make("subpiece", size, (found[1], back), found[0])
+            return None
+    return None
+
+
+def _put(slots: Slots, address: int, size: int, value: Value) -> None:
+    """Replace what `size` bytes at `address` hold; the rest of what it overlaps stays."""
+    for start in range(address - 15, address + size):
+        found = slots.get(start)
+        if found is None or start + found[0] <= address or (start == address and found[0] == size):
+            continue
+        length, old = found
+        del slots[start]
+        for first, end in ((start, min(address, start + length)), (address + size, start + length)):
+            while first < end:
+                piece = 1 << ((end - first).bit_length() - 1)
+                slots[first] = (piece, make("subpiece", piece, (old, first - start), length))
+                first += piece
+    slots[address] = (size, value)

@@ -1,0 +1,256 @@
+"""Everything outside the stack: the driver's own variables and what it allocates, as the union of all that is stored there.
+
+Other runs of the driver may write between any two instructions, so a variable has one set of values for all moments:
+its initial contents (relocated) and every store. Cells are kept by address and size, so that structures are told apart
+field by field. Who reads a cell is noted, and is looked at again when the cell grows.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from sekisho.image import Image
+from sekisho.values.abstract import Abstract, apply, constant, join, top, widen
+
+HEAP_FIRST = {8: 0x6000_0000_0000, 4: 0xC000_0000}
+HEAP_STEP = {8: 0x100_0000, 4: 0x1_0000}
+_GROWTH = 24
+"""How often a cell may grow before it is widened."""
+
+Reader = object
+
+
+@dataclass(eq=False)
+class Region:
+    """An object in memory: a variable, or everything allocated at one place. `end` is exclusive."""
+
+    start: int
+    end: int
+    name: str
+    heap: bool
+    zeroed: bool
+    writable: bool
+    escaped: str = ""
+    """Why the kernel may change its contents; empty if it may not."""
+    smears: list[tuple[int, int, Abstract]] = field(default_factory=list)
+
+
+class Memory:
+    """The contents of the driver's objects."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.word = image.word
+        self.stores: dict[int, dict[tuple[int, int], Abstract]] = {}
+        self.growth: dict[tuple[int, int], int] = {}
+        self.readers: dict[int, set[Reader]] = {}
+        self.regions: dict[int, Region] = {}
+        self.heaps: list[Region] = []
+        self.found: dict[int, Region | None] = {}
+        self.loaded: dict[tuple[int, int, bool], Abstract] = {}
+        self.initial: dict[int, tuple[int, Abstract]] = {}
+        """Contents that replace the file's: module parameters."""
+        self.overwritten: set[int] | None = None
+        """Bytes that init sets before anything else of the driver runs, by address; None before that is known."""
+        self.changed: Callable[[Iterable[Reader]], None] = lambda readers: None
+
+    # Objects
+
+    def allocate(self, name: str, zeroed: bool) -> Region:
+        """Return a new object for an allocation site."""
+        start = HEAP_FIRST[self.word] + len(self.heaps) * HEAP_STEP[self.word]
+        region = Region(start, start + HEAP_STEP[self.word], name, True, zeroed, True)
+        self.heaps.append(region)
+        return region
+
+    def is_heap(self, address: int) -> bool:
+        """Whether `address` is in an allocated object."""
+        first = HEAP_FIRST[self.word]
+        return first <= address < first + len(self.heaps) * HEAP_STEP[self.word]
+
+    def region(self, address: int) -> Region | None:
+        """Return the object that holds `address`: a symbol's extent, or its section where no symbol says more."""
+        if self.is_heap(address):
+            return self.heaps[(address - HEAP_FIRST[self.word]) // HEAP_STEP[self.word]]
+        try:
+            return self.found[address]
+        except KeyError:
+            region = self.found[address] = self._region(address)
+            return region
+
+    def _region(self, address: int) -> Region | None:
+        found = self.image.symbol_at(address)
+        section = self.image.section_at(address)
+        if section is None:
+            return None
+        if found is not None and found[0].size and not found[0].extern and found[1] < found[0].size:
+            symbol = found[0]
+            start, end, name = symbol.address, symbol.address + symbol.size, symbol.name
+        else:
+            start, end, name = section.address, section.end, section.name
+        region = self.regions.get(start)
+        if region is None:
+            region = self.regions[start] = Region(start, end, name, False, False, section.writable)
+        return region
+
+    def name(self, address: int) -> str:
+        """Return `object+0x10` for an address."""
+        region = self.region(address)
+        if region is None:
+            extern = self.image.extern_at(address)
+            return f"{address:#x}" if extern is None else extern[0].name + (f"+{extern[1]:#x}" if extern[1] else "")
+        offset = address - region.start
+        return region.name + (f"+{offset:#x}" if offset else "")
+
+    # Contents
+
+    def load(self, address: int, size: int, reader: Reader | None, early: bool = False) -> Abstract:
+        """Return what `size` bytes at `address` can be. `early`: as init sees it, before the others run."""
+        region = self.region(address)
+        if region is None:
+            return top(size, f"{self.name(address)} belongs to the kernel")
+        if reader is not None and region.writable:
+            for bucket in range(address >> 3, (address + size + 7) >> 3):
+                self.readers.setdefault(bucket, set()).add(reader)
+        key = (address, size, early)
+        known = self.loaded.get(key)
+        if known is None:
+            known = self.loaded[key] = self._load(region, address, size, early)
+        return known
+
+    def _load(self, region: Region, address: int, size: int, early: bool) -> Abstract:
+        if region.escaped and region.writable:
+            return top(size, region.escaped)
+        found: Abstract | None = None
+        for start, length, value in self._overlapping(address, size):
+            if start == address and length == size:
+                part = value
+            elif start <= address and address + size <= start + length:
+                part = apply("subpiece", size, (value, constant(address - start)), length)
+            elif size > 1:
+                half = size // 2
+                low = self.load(address, half, None, early)
+                high = self.load(address + half, size - half, None, early)
+                found = apply("piece", size, (high, low), half)
+                break
+            else:
+                part = top(size, "stores of other sizes overlap")
+            found = part if found is None else join(found, part)
+        else:
+            first = self._first(region, address, size, early, found is not None)
+            if first is not None:
+                found = first if found is None else join(found, first)
+        for lo, hi, value in region.smears:
+            if lo < address + size and address < hi:
+                part = value if value.hi < 1 << (8 * size) else top(size, value.why)
+                found = part if found is None else join(found, part)
+        return top(size, f"{region.name} is read before anything is stored there") if found is None else found
+
+    def _overlapping(self, address: int, size: int) -> list[tuple[int, int, Abstract]]:
+        result = []
+        for bucket in range((address - 15) >> 3, ((address + size - 1) >> 3) + 1):
+            cells = self.stores.get(bucket)
+            if cells:
+                for (start, length), value in cells.items():
+                    if start < address + size and address < start + length:
+                        result.append((start, length, value))
+        return result
+
+    def _first(self, region: Region, address: int, size: int, early: bool, stored: bool) -> Abstract | None:
+        """Return what is there before the driver stores anything, or None if that is not seen."""
+        replaced = self.initial.get(address)
+        if replaced is not None and replaced[0] == size:
+            return replaced[1]
+        if region.heap:
+            return constant(0) if region.zeroed else None
+        if not early and stored and self.overwritten and self.overwritten.issuperset(range(address, address + size)):
+            return None
+        number = self.image.read_integer(address, size)
+        return None if number is None else constant(number)
+
+    def store(self, address: int, size: int, value: Abstract) -> None:
+        """Add to what `size` bytes at `address` can be."""
+        cells = self.stores.setdefault(address >> 3, {})
+        key = (address, size)
+        old = cells.get(key)
+        if old is None:
+            cells[key] = value
+        else:
+            new = join(old, value)
+            if new == old:
+                return
+            count = self.growth[key] = self.growth.get(key, 0) + 1
+            if count > _GROWTH:
+                new = top(size, f"{self.name(address)} takes too many values")
+            elif count > 3 and new.values is None:
+                new = widen(old, new, (), size, f"{self.name(address)} takes too many values")
+            cells[key] = new
+        self._notify(address, size)
+
+    def smear(self, region: Region, lo: int, hi: int, value: Abstract) -> None:
+        """Add a value to all bytes of a part of an object."""
+        for index, (first, last, old) in enumerate(region.smears):
+            if first == lo and last == hi:
+                new = join(old, value)
+                if new == old:
+                    return
+                if len(region.smears) > 8 or new.values is None:
+                    new = top(8, value.why or old.why or f"stores of unknown place in {region.name}")
+                    if new == old:
+                        return
+                region.smears[index] = (lo, hi, new)
+                break
+        else:
+            region.smears.append((lo, hi, value))
+        self.loaded.clear()
+        for bucket in range(lo >> 3, min((hi + 7) >> 3, (lo >> 3) + 0x10000)):
+            if bucket in self.readers:
+                self._notify(bucket << 3, 8)
+
+    def escape(self, region: Region, why: str) -> None:
+        """From now on the kernel may change the object."""
+        if region.escaped or not region.writable:
+            return
+        region.escaped = why
+        self.loaded.clear()
+        for bucket in sorted(self.readers):
+            if region.start >> 3 <= bucket <= region.end >> 3:
+                self._notify(bucket << 3, 8)
+
+    def publish(self, overwritten: set[int]) -> None:
+        """Init lets others run: what it has not set by then still has its initial contents."""
+        if self.overwritten is None:
+            self.overwritten = set(overwritten)
+            self.loaded.clear()
+            return
+        lost = self.overwritten - overwritten
+        self.overwritten &= overwritten
+        for bucket in sorted({address >> 3 for address in lost}):
+            self._notify(bucket << 3, 8)
+
+    def _notify(self, address: int, size: int) -> None:
+        self.loaded.clear()
+        for bucket in range(address >> 3, ((address + size - 1) >> 3) + 1):
+            readers = self.readers.get(bucket)
+            if readers:
+                self.changed(readers)
+
+    def pointers(self, region: Region) -> list[tuple[int, Abstract]]:
+        """Return the address and contents of each word in the object that may hold a pointer."""
+        result = []
+        if not region.heap:
+            for relocation in self.image.relocations_in(region.start, region.end):
+                if relocation.size == self.word:
+                    number = self.image.read_integer(relocation.address, self.word)
+                    if number is not None:
+                        result.append((relocation.address, constant(number)))
+        if region.heap:
+            first = region.start >> 3
+            last = first + 0x2000
+            buckets = [b for b in self.stores if first <= b < last]
+        else:
+            buckets = [b for b in self.stores if region.start >> 3 <= b <= (region.end - 1) >> 3]
+        for bucket in sorted(buckets):
+            for (address, size), value in sorted(self.stores[bucket].items(), key=lambda item: item[0]):
+                if size == self.word and region.start <= address < region.end:
+                    result.append((address, value))
+        return result

@@ -1,0 +1,24 @@
+"""What the user of the analysis may decide: parameters, assumptions, and limits."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one analysis.
+
+    `params` fixes module parameters to values; with `assume_default_params` the others have their initial values, without
+    it they are anything. `init_first`: nothing else of the driver runs before its init function first waits, makes a
+    request or returns. `no_wrap`: adding an offset to a port does not wrap round (a base of -1 marks an absent device).
+    `seconds` limits the time; what is not finished then is widened.
+    """
+
+    params: dict[str, int] = field(default_factory=dict)
+    assume_default_params: bool = True
+    init_first: bool = True
+    no_wrap: bool = True
+    depth: int = 12
+    contexts: int = 2500
+    rounds: int = 16
+    visits: int = 400_000
+    seconds: float | None = None

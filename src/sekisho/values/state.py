@@ -1,0 +1,235 @@
+"""What is known at one point of a run: registers, stack slots, and the sets of values of the symbols in them.
+
+States share their dictionaries until one of them changes something. A place is a register (see `convention`) or the
+address of a stack slot; the two do not collide.
+"""
+
+from collections.abc import Callable, Iterable
+
+from sekisho.values.abstract import Abstract, bounded, join, top, widen
+from sekisho.values.convention import Place
+from sekisho.values.expression import COST_LIMIT, Expression, Value, anything, evaluate, symbol
+
+Slots = dict[int, tuple[int, Value]]
+
+
+class State:
+    """Registers, slots (address: size and value) and environment; treated as immutable once it has been handed on."""
+
+    __slots__ = ("environment", "registers", "slots")
+
+    def __init__(self, registers: dict[Place, Value], slots: Slots, environment: dict[Expression, Abstract]) -> None:
+        self.registers = registers
+        self.slots = slots
+        self.environment = environment
+
+    def abstract(self, value: Value) -> Abstract:
+        """Return the numbers that a value can be here."""
+        return evaluate(value, self.environment)
+
+    def symbols(self) -> set[Expression]:
+        """Return the symbols that something here means."""
+        found: set[Expression] = set()
+        for value in self.registers.values():
+            if value.__class__ is not int:
+                found |= value.symbols  # type: ignore[union-attr]
+        for value in [v for _, v in self.slots.values() if v.__class__ is not int]:
+            found |= value.symbols  # type: ignore[union-attr]
+        return found
+
+    def compact(self) -> None:
+        """Forget symbols that nothing means any more, and replace expressions that grew too large."""
+        for place, value in self.registers.items():
+            if value.__class__ is not int and value.cost > COST_LIMIT:  # type: ignore[union-attr]
+                self.registers[place] = anything(self.abstract(value), value.size)  # type: ignore[union-attr]
+        if len(self.environment) > 24:
+            used = self.symbols()
+            self.environment = {s: v for s, v in self.environment.items() if s in used}
+
+
+def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "old") -> None:
+    """The symbols `gone` are about to mean something new: what still means the old is given symbols of its own.
+
+    `owner` is the node at which that happens. Its own symbols of earlier rounds are renamed along.
+    """
+    gone = gone | {s for s in state.environment if s.name[0] == kind and s.name[1] == owner}
+    registers: dict[Place, Value] = {}
+    slots: Slots = {}
+    added: dict[Expression, Abstract] = {}
+    for place, value in state.registers.items():
+        if isinstance(value, Expression) and not gone.isdisjoint(value.symbols):
+            new = symbol((kind, owner, place), value.size)
+            added[new] = state.abstract(value)
+            value = new
+        registers[place] = value
+    changed = False
+    for address, (size, value) in state.slots.items():
+        if isinstance(value, Expression) and not gone.isdisjoint(value.symbols):
+            new = symbol((kind, owner, address), value.size)
+            added[new] = state.abstract(value)
+            value = new
+            changed = True
+        slots[address] = (size, value)
+    state.registers = registers
+    if changed:
+        state.slots = slots
+    environment = {s: v for s, v in state.environment.items() if s not in gone}
+    environment.update(added)
+    state.environment = environment
+
+
+class Joiner:
+    """Merges states at one node. Places on which the ways differ get a symbol of the node, with all their values."""
+
+    __slots__ = ("extent", "growth", "owner", "sources")
+
+    def __init__(
+        self, owner: int, extent: Callable[[int], tuple[int, int] | None], sources: dict[Expression, str]
+    ) -> None:
+        self.owner = owner
+        self.sources = sources
+        self.extent = extent
+        """Gives first address and end of the object that an address points into: where growing pointers stop."""
+        self.growth: dict[object, int] = {}
+
+    def join(self, old: State, new: State, loop: bool, thresholds: Iterable[int], why: str) -> State | None:
+        """Return the merged state, or None if `new` adds nothing to `old`. `loop`: growing sets are widened."""
+        mine = {s for s in old.environment if s.name[0] == "join" and s.name[1] == self.owner}
+        stale = self._stale(old, new, mine)
+        registers: dict[Place, Value] = {}
+        slots: Slots = {}
+        sets: dict[Expression, Abstract] = {}
+        groups: dict[tuple[Value, Value], Expression] = {}
+        taken: set[Expression] = set()
+        changed = False
+
+        def merge(place: int, size: int, a: Value, b: Value) -> Value:
+            nonlocal changed
+            if a is b or (a.__class__ is int and b.__class__ is int and a == b):
+                if a.__class__ is int or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
+                    return a
+            known = groups.get((a, b))
+            if known is not None and known.size == size and not known.weak:
+                return known
+            if isinstance(a, Expression) and a in mine and a not in taken:
+                result = a
+            else:
+                result = symbol(("join", self.owner, place), size)
+                if result in taken:
+                    result = symbol(("join", self.owner, place, size), size)
+                changed = True
+            taken.add(result)
+            self._name(result, a, b)
+            first, second = old.abstract(a), new.abstract(b)
+            if not (isinstance(a, Expression) and a.weak) and not (isinstance(b, Expression) and b.weak):
+                groups[a, b] = result
+            merged = self._merge((place, size), first, second, size, loop, thresholds, why)
+            sets[result] = merged
+            if a is not result or merged != first:
+                changed = True
+            return result
+
+        word = 0
+        theirs = new.registers
+        for place, a in old.registers.items():
+            b = theirs.get(place)
+            if b is None:
+                changed = True
+                continue
+            if not word:
+                word = a.size if isinstance(a, Expression) else b.size if isinstance(b, Expression) else 0
+            size = a.size if isinstance(a, Expression) else b.size if isinstance(b, Expression) else 8
+            registers[place] = merge(place, size, a, b)
+        if old.slots is new.slots and not stale:
+            slots = old.slots
+        else:
+            theirs_slots = new.slots
+            for address, entry in old.slots.items():
+                other = theirs_slots.get(address)
+                size, a = entry
+                if other is entry and (a.__class__ is int or not stale):
+                    slots[address] = entry
+                    continue
+                if other is None or other[0] != size:
+                    changed = True
+                    continue
+                merged_value = merge(address, size, a, other[1])
+                slots[address] = entry if merged_value is a else (size, merged_value)
+            if len(slots) == len(old.slots) and all(slots[k] is v for k, v in old.slots.items()):
+                slots = old.slots
+        result = State(registers, slots, sets)
+        environment: dict[Expression, Abstract] = {}
+        for used in result.symbols():
+            if used in sets:
+                environment[used] = sets[used]
+                continue
+            a_set, b_set = old.environment.get(used), new.environment.get(used)
+            if a_set is None or b_set is None:
+                if a_set is not None:
+                    changed = True
+                continue
+            if a_set is b_set or a_set == b_set:
+                environment[used] = a_set
+                continue
+            merged = self._merge(used, a_set, b_set, used.size, loop, thresholds, why)
+            if merged != a_set:
+                changed = True
+            environment[used] = merged
+        if not changed:
+            return None
+        result.environment = environment
+        return result
+
+    def _name(self, result: Expression, a: Value, b: Value) -> None:
+        """A mixture is named after what is mixed, as long as that has a name."""
+        texts: set[str] = set()
+        for value in (a, b):
+            if isinstance(value, Expression) and value is not result:
+                text = self.sources.get(value)
+                if text is None and len(value.symbols) == 1:
+                    (only,) = value.symbols
+                    text = self.sources.get(only)
+                if text is None:
+                    return
+                texts |= set(text.split(" | "))
+        if result in self.sources:
+            texts |= set(self.sources[result].split(" | "))
+        if texts:
+            self.sources[result] = " | ".join(sorted(texts)[:4])
+
+    def _stale(self, old: State, new: State, mine: set[Expression]) -> set[Expression]:
+        """Return this node's symbols that mean something else when control comes round again."""
+        stale: set[Expression] = set()
+        if mine:
+            for place, a in old.registers.items():
+                if a.__class__ is not int and a in mine and new.registers.get(place) is not a:
+                    stale.add(a)  # type: ignore[arg-type]
+            if old.slots is not new.slots:
+                for address, (size, a) in old.slots.items():
+                    if a.__class__ is not int and a in mine and new.slots.get(address) != (size, a):
+                        stale.add(a)  # type: ignore[arg-type]
+        return stale
+
+    def _merge(
+        self,
+        key: object,
+        a: Abstract,
+        b: Abstract,
+        size: int,
+        loop: bool,
+        thresholds: Iterable[int],
+        why: str,
+    ) -> Abstract:
+        merged = join(a, b)
+        if merged == a:
+            return a
+        count = self.growth[key] = self.growth.get(key, 0) + 1
+        if count > 40:
+            return top(size, why)
+        if (loop and count > 3) or count > 16:
+            wide = widen(a, merged, thresholds, size, why)
+            object_ = self.extent(a.lo) if a.lo > 0xFFFF else None
+            if object_ is not None and wide.values is None and wide.hi > object_[1]:
+                return bounded(max(a.lo, object_[0]), object_[1], wide.step if wide.step > 1 else 1)
+            return wide
+        return merged

@@ -13,7 +13,7 @@ target_include_directories(sekisho-engine PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(sekisho-engine PUBLIC hardening Threads::Threads)
 
 # The header gives the functions default visibility for this library only; within the shim they stay hidden.
-add_library(engine-shared SHARED ${engine_sources})
+add_library(engine-shared SHARED ${engine_sources} ${CMAKE_CURRENT_SOURCE_DIR}/engine_replay.c)
 target_compile_definitions(engine-shared PRIVATE SEKISHO_SHARED)
 target_link_libraries(engine-shared PRIVATE hardening Threads::Threads)
 set_target_properties(engine-shared PROPERTIES OUTPUT_NAME sekisho-engine)

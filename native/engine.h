@@ -220,6 +220,14 @@ const char *sekisho_reason_text(uint32_t reason);
 /* One line on a node: "floppy output_byte.3: out 1 byte to 0x3f5, one of 0x8, 0xf". Returns as snprintf does. */
 int sekisho_engine_describe_node(const struct sekisho_engine *engine, uint32_t node, char *text, size_t size);
 
+/*
+ * For the benchmark, in the shared library only. Requests (and answers, where `answered`) in order; a space beyond
+ * SEKISHO_MMIO stands for a signal of line `address` to level `count`. `spent` takes the nanoseconds of each `batch` events.
+ * Returns the number of denied events.
+ */
+uint64_t sekisho_engine_replay(struct sekisho_engine *engine, const struct sekisho_event *events, const uint8_t *answered,
+			       size_t count, size_t batch, uint64_t *spent);
+
 /* cffi: end */
 
 #ifdef SEKISHO_SHARED

@@ -1,0 +1,140 @@
+"""Nanoseconds per event in the native engine: on a recorded trace or, where there is none, on one made up here.
+
+SEKISHO_BENCH_POLICY and SEKISHO_BENCH_TRACE name a policy and a trace recorded under its driver. Signals, requests
+and answers are replayed as recorded; the first pass fills the cache and shows the worst case, the later ones the median.
+"""
+
+import os
+import resource
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sekisho.engine import Engine, Origin
+from sekisho.engine.library import library
+from sekisho.policy import Device, Policy, read
+from sekisho.protocol.model import END, Constants, Edge, Entry, Node, Protocol, Site
+from sekisho.trace import Code, Event, Interrupt, Record
+from sekisho.trace import read as read_trace
+from sekisho.trace.locate import SiteMap
+
+BATCH = 32
+ROUNDS = 15
+
+
+def measure() -> dict[str, float | int | str]:
+    """Median, worst and denied-path times; allocations on the allowed path."""
+    policy_file, trace_file = os.environ.get("SEKISHO_BENCH_POLICY"), os.environ.get("SEKISHO_BENCH_TRACE")
+    if policy_file and trace_file:
+        policy, records, source = read(policy_file), list(read_trace(trace_file)), Path(trace_file).name
+    else:
+        policy, records, source = _polling_policy(), _polling_trace(), "made up: a polled command of nine bytes"
+    replay = Replay(policy, records)
+    with Engine(policy) as engine:
+        first = replay.run(engine, 1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        later = [time for _ in range(ROUNDS) for time in replay.run(engine, BATCH)]
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        counts = engine.statistics()
+    denied = Replay(policy, [_foreign_write(policy)] * 20000)
+    with Engine(policy) as engine:
+        denied_times = denied.run(engine, BATCH)
+    return {
+        "source": source,
+        "events": len(replay),
+        "median_ns_per_event": round(statistics.median(later) / BATCH, 1),
+        "p99_ns_per_event": round(statistics.quantiles(later, n=100)[98] / BATCH, 1),
+        "denied_median_ns_per_event": round(statistics.median(denied_times) / BATCH, 1),
+        "worst_ns_first_pass": max(first),
+        "page_faults_after_first_pass": faults,
+        "cache_hits": counts.hits,
+        "cache_misses": counts.misses,
+        "denied": counts.denied,
+        "most_alternatives": counts.most_alternatives,
+        "merges": counts.merges,
+        "memory_bytes": counts.memory,
+    }
+
+
+class Replay:
+    """Records turned into the native engine's structures once, to be run many times."""
+
+    def __init__(self, policy: Policy, records: Iterable[Record]) -> None:
+        self._ffi, self._native = library()
+        sites = SiteMap(policy.protocols)
+        rows: list[tuple[Any, ...]] = []
+        self._data: list[Any] = []
+        answered: list[int] = []
+        with Engine(policy) as engine:
+            for record in records:
+                match record:
+                    case Code():
+                        sites.place(record)
+                    case Interrupt(line=line, level=level):
+                        rows.append((0, 2, 0, 1, 0, 0, level, line, self._ffi.NULL))
+                        answered.append(0)
+                    case Event() if engine.scope(record):
+                        rows.append(self._row(record, sites.find(record)))
+                        answered.append(record.direction == "in" and record.data is not None)
+        self._events = self._ffi.new("struct sekisho_event[]", rows)
+        self._answered = self._ffi.new("uint8_t[]", answered)
+        self._count = len(rows)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _row(self, event: Event, site: int | None) -> tuple[Any, ...]:
+        data = self._ffi.new("uint8_t[]", event.payload or bytes(event.width * event.count))
+        self._data.append(data)
+        origin = Origin.SITE if site is not None else Origin.UNKNOWN
+        number = self._native.SEKISHO_NO_SITE if site is None else site
+        space, direction = ("pio", "mmio").index(event.space), ("in", "out").index(event.direction)
+        return (event.vcpu, space, direction, event.width, origin, number, event.count, event.address, data)
+
+    def run(self, engine: Engine, batch: int) -> list[int]:
+        """Nanoseconds of each full batch of events, from the beginning of the machine."""
+        engine.reset()
+        spent = self._ffi.new("uint64_t[]", self._count // batch + 1)
+        self._native.sekisho_engine_replay(engine._handle, self._events, self._answered, self._count, batch, spent)
+        return list(spent)[: self._count // batch]
+
+
+def _foreign_write(policy: Policy) -> Event:
+    address = int(policy.devices[0].guarded[0].partition("-")[0], 16)
+    return Event(vcpu=0, ip=None, space="pio", direction="out", address=address, width=4, data="a5a5a5a5")
+
+
+def _polling_policy() -> Policy:
+    sites = (Site(".text", 0, 1, "status", "pio", "in", 1), Site(".text", 1, 1, "data", "pio", "out", 1))
+    nodes = (
+        Node(
+            "poll",
+            0,
+            addresses=("0x3f4",),
+            bind="status",
+            edges=(Edge("poll", "status & 0x80 == 0"), Edge("send", "status & 0x80")),
+        ),
+        Node(
+            "send",
+            1,
+            addresses=("0x3f5",),
+            value=Constants(tuple(range(16))),
+            edges=(Edge("poll", "i < 8", {"i": "i + 1"}), Edge(END, "i == 8")),
+        ),
+    )
+    entry = Entry("command", "task", (Edge("poll"),))
+    protocol = Protocol("driver", None, sites, (), ("status", "i"), (entry,), nodes, {"task": 1})
+    return Policy(1, match="sequence", devices=(Device("fdc", ("0x3f1-0x3f5",)),), protocols=(protocol,))
+
+
+def _polling_trace() -> list[Record]:
+    def event(direction: Any, address: int, data: int) -> Event:
+        return Event(vcpu=0, ip=None, space="pio", direction=direction, address=address, width=1, data=f"{data:02x}")
+
+    command = [
+        record
+        for byte in range(9)
+        for record in (event("in", 0x3F4, 0), event("in", 0x3F4, 0x80), event("out", 0x3F5, byte))
+    ]
+    return [record for _ in range(800) for record in command]

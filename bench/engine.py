@@ -1,7 +1,7 @@
 """Nanoseconds per event in the native engine: on a recorded trace or, where there is none, on one made up here.
 
 SEKISHO_BENCH_POLICY and SEKISHO_BENCH_TRACE name a policy and a trace recorded under its driver. Signals, requests
-and answers are replayed as recorded; the first pass fills the cache and shows the worst case, the later ones the median.
+and answers are replayed as recorded; the first pass fills the cache and shows the worst case, later ones the median.
 """
 
 import os

@@ -210,7 +210,7 @@ int sekisho_engine_request(struct sekisho_engine *engine, const struct sekisho_e
 	struct sekisho_past_event *past;
 
 	if (scope == SEKISHO_OUTSIDE) {
-		__atomic_fetch_add(&engine->statistics.outside, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&engine->outside, 1, __ATOMIC_RELAXED);
 		return SEKISHO_ALLOW;
 	}
 	pthread_mutex_lock(&engine->lock);
@@ -305,7 +305,7 @@ void sekisho_engine_statistics(struct sekisho_engine *engine, struct sekisho_sta
 {
 	pthread_mutex_lock(&engine->lock);
 	*statistics = engine->statistics;
-	statistics->outside = __atomic_load_n(&engine->statistics.outside, __ATOMIC_RELAXED);
+	statistics->outside = __atomic_load_n(&engine->outside, __ATOMIC_RELAXED);
 	statistics->memory = engine->memory;
 	for (uint32_t i = 0; i < engine->machine_count; i++) {
 		const struct machine *machine = &engine->machines[i];

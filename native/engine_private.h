@@ -12,6 +12,7 @@ struct sekisho_engine {
 	uint32_t machine_count;
 	pthread_mutex_t lock;
 	struct sekisho_statistics statistics;
+	uint64_t outside;	/* counted without the lock */
 	struct sekisho_past_event recent[SEKISHO_RECENT];
 	uint64_t number;	/* of events so far; the next one's place in the ring */
 	bool driver_seen;	/* since the beginning: firmware is not let through any more */

@@ -61,7 +61,7 @@ def protocol(
 
 
 def policy(*protocols: Protocol, **options: Any) -> Policy:
-    return Policy(1, match="sequence", devices=(DEVICE,), protocols=protocols, **options)
+    return Policy(1, devices=(DEVICE,), protocols=protocols, **{"match": "sequence", **options})
 
 
 def write(value: int, address: str = DATA, width: int = 1, vcpu: int = 0, count: int = 1) -> Event:

@@ -65,7 +65,11 @@ class AttackReport:
 
 @dataclass(slots=True)
 class Report:
-    """What one run of the lab showed. `events` are requests as the filter (or, without one, the device) saw them."""
+    """What one run of the lab showed.
+
+    `events` and `guarded_events` are the work's requests as the filter (or, without one, the device) saw them,
+    `device_events` those that the floppy controller says it got.
+    """
 
     kernel: str = ""
     cpus: int = 1
@@ -73,6 +77,7 @@ class Report:
     filtered: bool = False
     events: int = 0
     guarded_events: int = 0
+    device_events: int = 0
     denied: int = 0
     denials: list[dict[str, Any]] = field(default_factory=list)
     workload_ok: bool = False
@@ -81,6 +86,7 @@ class Report:
     attack_denied: int = 0
     attack_reached_device: int = 0
     attacks: dict[str, AttackReport] = field(default_factory=dict)
+    sections: list[dict[str, int]] = field(default_factory=list)
     vmm_code: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -172,7 +178,20 @@ def _take_outcome(report: Report, outcome: Outcome, steps: Iterable[str]) -> Non
     report.steps = {name: outcome.steps.get(name, "not reached") for name in steps} | outcome.steps
     report.workload_ok = all(result == "ok" for result in report.steps.values())
     report.vmm_code = outcome.code
+    report.sections = _sections(outcome.said)
     report.seconds = {name: round(seconds, 1) for name, seconds in outcome.seconds.items()}
+
+
+def _sections(said: Iterable[str]) -> list[dict[str, int]]:
+    """Return where the guest's kernel put the driver's sections, one dictionary for each time it was loaded."""
+    loads: list[dict[str, int]] = []
+    for line in said:
+        match line.split():
+            case ["section", name, base]:
+                if not loads or name in loads[-1]:
+                    loads.append({})
+                loads[-1][name] = int(base, 16)
+    return loads
 
 
 def _trace(path: Path) -> Iterator[dict[str, Any]]:
@@ -218,9 +237,10 @@ def _count(
     report.events = sum("mark" not in event for event in events)
     report.guarded_events = len(work)
     report.denied = sum("verdict" in event for event in work) if report.filtered else 0
+    first = min((window[0] for window in outcome.window.values()), default=len(seen))
+    report.device_events = seen[:first].count(b"fdc_ioport")
     if not events:
-        first = min((window[0] for window in outcome.window.values()), default=len(seen))
-        report.events = report.guarded_events = seen[:first].count(b"fdc_ioport")
+        report.events = report.guarded_events = report.device_events
     sent = iter([event for event in events if event.get("mark") == "attack"])
     for number, (name, (each, requests)) in enumerate(forms.items()):
         owned = guards(each.device)

@@ -17,16 +17,62 @@ VALUE = -2
 _DEPTH_LIMIT = 1000
 """Deepest chain of definitions that is followed; a block that merges several others counts as two or three."""
 
+_COST_LIMIT = 200
+"""A larger expression is a leaf: an index that is doubled again and again would grow without end."""
+
+_QUESTIONS = 5000
+"""Most block beginnings looked at for one question from outside."""
+
+_NONE_OPEN = 1 << 30
 _RECURSION_LIMIT = 8 * _DEPTH_LIMIT
 
 
 class Expression(NamedTuple):
-    """`code` is a P-code operation over `parts`, or VALUE with `value`, or LEAF, told apart by `value`."""
+    """`code` is a P-code operation over `parts`, or VALUE with `value`, or LEAF, told apart by `value`.
+
+    `cost` is the number of expressions it consists of, each occurrence counted.
+    """
 
     code: int
     size: int
     parts: tuple["Expression", ...] = ()
     value: Any = None
+    cost: int = 1
+
+
+def _operation(code: int, size: int, *parts: Expression) -> Expression:
+    return Expression(code, size, parts, None, 1 + sum([part.cost for part in parts]))
+
+
+def stack_levels(
+    language: Language, blocks: Mapping[int, Block], entry: int
+) -> dict[int, tuple[int | None, int | None]]:
+    """Return, by block, how far stack and frame pointer are from the stack pointer's first value where it is left.
+
+    None means not known. Every way to a block is taken to have the same stack, as compiled code has.
+    """
+    inside = Tracer(language, blocks, {}, blocks)
+    registers = (language.stack_pointer, language.registers["RBP" if language.word == 8 else "EBP"])
+    levels: dict[int, tuple[int | None, int | None]] = {}
+    work: list[tuple[int, tuple[int | None, int | None]]] = [(entry, (0, None))]
+    while work:
+        address, before = work.pop()
+        block = blocks.get(address)
+        if block is None or address in levels:
+            continue
+        starts = {(register, address): level for register, level in zip(registers, before, strict=True)}
+        after = [_level(inside.behind(register, block), starts, language.word) for register in registers]
+        levels[address] = (after[0], after[1])
+        work += [(edge.target, levels[address]) for edge in block.edges]
+    return levels
+
+
+def _level(expression: Expression, starts: Mapping[Any, int | None], word: int) -> int | None:
+    base, change = expression, 0
+    if expression.code == Code.INT_ADD and expression.parts[1].code == VALUE:
+        base, change = expression.parts[0], _signed(expression.parts[1].value, word)
+    level = starts.get(base.value) if base.code == LEAF else None
+    return None if level is None else level + change
 
 
 def constant(value: int, size: int) -> Expression:
@@ -52,9 +98,15 @@ class Tracer:
         self.blocks = blocks
         self.predecessors = predecessors
         names = "RBX RBP R12 R13 R14 R15" if language.word == 8 else "EBX EBP ESI EDI"
+        self.stack_registers = (language.stack_pointer, language.registers[names.split()[1]])
         self.preserved = {language.registers[name].offset for name in names.split()}
-        self._at_start: dict[tuple[Varnode, int], Expression | None] = {}
+        self._at_start: dict[tuple[Varnode, int], Expression] = {}
+        self._active: dict[tuple[Varnode, int], int] = {}
+        self._open = _NONE_OPEN
+        """Depth of the outermost unfinished question that the current answer rests on."""
+        self._budget = 0
         self._depth = 0
+        self._results: dict[tuple[int, int], Expression] = {}
         self._flat: dict[int, list[tuple[Op, int, bool]]] = {}
 
     def _ops(self, block: Block) -> list[tuple[Op, int, bool]]:
@@ -71,6 +123,7 @@ class Tracer:
 
     def at_end(self, varnode: Varnode, block: Block) -> Expression:
         """Return the value of `varnode` where the last operation of `block` reads it."""
+        self._budget = _QUESTIONS
         return self._before(varnode, block, len(self._ops(block)) - 1)
 
     def _before(self, varnode: Varnode, block: Block, index: int) -> Expression:
@@ -99,7 +152,15 @@ class Tracer:
                 continue
             if conditional or not (output.offset <= offset and offset + size <= output.offset + output.size):
                 return Expression(LEAF, size, (), (address, position, varnode))
-            whole = self._result(op, block, position)
+            whole = self._results.get((block.address, position))
+            if whole is None:
+                outer, self._open = self._open, _NONE_OPEN
+                whole = self._result(op, block, position)
+                if whole.cost > _COST_LIMIT:
+                    whole = Expression(LEAF, output.size, (), ("large", block.address, position))
+                if self._open == _NONE_OPEN:
+                    self._results[block.address, position] = whole
+                self._open = min(outer, self._open)
             if output == varnode:
                 return whole
             return _part(whole, offset - output.offset, size)
@@ -111,24 +172,32 @@ class Tracer:
         """Return the value of a register where `block` begins."""
         key = (varnode, block.address)
         if key in self._at_start:
-            known = self._at_start[key]
-            # None: asked again while being worked out, so around a loop that does not change it.
-            return known if known is not None else Expression(LEAF, varnode.size, (), "loop")
-        self._at_start[key] = None
+            return self._at_start[key]
+        if key in self._active:
+            # Asked again while being worked out, so around a loop that does not change it.
+            self._open = min(self._open, self._active[key])
+            return Expression(LEAF, varnode.size, (), "loop")
         leaf = Expression(LEAF, varnode.size, (), (varnode, block.address))
-        if block.address in self.roots:
-            self._at_start[key] = leaf
+        self._budget -= 1
+        if block.address in self.roots or self._budget < 0:
             return leaf
+        depth = self._active[key] = len(self._active)
+        outer, self._open = self._open, _NONE_OPEN
         values = {
             value
             for address in self.predecessors.get(block.address, ())
-            if (value := self._behind(varnode, self.blocks[address])).value != "loop"
+            if (value := self.behind(varnode, self.blocks[address])).value != "loop"
         }
         result = values.pop() if len(values) == 1 and self.predecessors.get(block.address) else leaf
-        self._at_start[key] = result
+        del self._active[key]
+        # What was found inside a loop that is still being worked out may not hold yet, so is not kept.
+        if self._open >= depth:
+            self._at_start[key] = result
+            self._open = _NONE_OPEN
+        self._open = min(outer, self._open)
         return result
 
-    def _behind(self, varnode: Varnode, block: Block) -> Expression:
+    def behind(self, varnode: Varnode, block: Block) -> Expression:
         """Return the value of a register where `block` has been left, its call included."""
         call = block.call
         end = len(self._ops(block))
@@ -159,16 +228,16 @@ class Tracer:
         parts = tuple([self._before(each, block, index) for each in op.inputs])
         if op.code in (Code.INT_ADD, Code.INT_SUB):
             return self._sum(op.code, parts[0], parts[1], size)
-        return _folded(Expression(op.code, size, parts))
+        return _folded(_operation(op.code, size, *parts))
 
     def _sum(self, code: int, left: Expression, right: Expression, size: int) -> Expression:
         """Return left + right or left - right; stack addresses in one form, so that they compare equal."""
         base = left.parts[0] if left.code == Code.INT_ADD else left
-        if right.code == VALUE and base.code == LEAF and base.value[0] == self.language.stack_pointer:
+        if right.code == VALUE and base.code == LEAF and base.value[0] in self.stack_registers:
             change = right.value if code == Code.INT_ADD else -right.value
             offset = constant(change + (left.parts[1].value if left.parts else 0), size)
-            return Expression(Code.INT_ADD, size, (base, offset)) if offset.value else base
-        return _folded(Expression(code, size, (left, right)))
+            return _operation(Code.INT_ADD, size, base, offset) if offset.value else base
+        return _folded(_operation(code, size, left, right))
 
     def _load(self, pointer: Expression, size: int, block: Block, index: int) -> Expression:
         """Return memory's contents: what this block stored there just before, else an open LOAD."""
@@ -178,7 +247,7 @@ class Tracer:
                 if op.inputs[1].size == size:
                     return self._before(op.inputs[1], block, position)
                 break
-        return Expression(Code.LOAD, size, (pointer,))
+        return _operation(Code.LOAD, size, pointer)
 
 
 def _part(whole: Expression, offset: int, size: int) -> Expression:
@@ -187,7 +256,7 @@ def _part(whole: Expression, offset: int, size: int) -> Expression:
         return _part(whole.parts[0], 0, size)
     if offset == 0 and whole.size == size:
         return whole
-    return _folded(Expression(Code.SUBPIECE, size, (whole, constant(offset, 4))))
+    return _folded(_operation(Code.SUBPIECE, size, whole, constant(offset, 4)))
 
 
 def _folded(expression: Expression) -> Expression:

@@ -23,6 +23,8 @@ _INDIRECT_THUNK = re.compile(
     r"(?:__x86_indirect_(?:call_|jump_|its_)?thunk|__llvm_(?:external_)?retpoline|__llvm_lvi_thunk)_(\w+)"
 )
 _COLD = re.compile(r"(.+?)\.cold(?:\.\d+)?")
+PADDING_SYMBOL = re.compile(r"__pfx_.+|__cfi_.+")
+"""Function symbols of the padding in front of functions (Linux: 9f2899fe36a6, ae25e00ba84a)."""
 PC_THUNK = re.compile(r"__x86\.get_pc_thunk\.(\w\w)")
 """i386: puts the return address into the register e + name."""
 

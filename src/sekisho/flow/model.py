@@ -39,7 +39,7 @@ class Call(NamedTuple):
     returns: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """A basic block: entered at the top, left at the bottom.
 

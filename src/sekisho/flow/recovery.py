@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from sekisho.flow.expression import LEAF, VALUE, Expression, Tracer
+from sekisho.flow.expression import VALUE, Tracer, stack_levels
 from sekisho.flow.jumptable import JumpTables, Table
-from sekisho.flow.kernel import NEVER_RETURN, RETURN_THUNKS, TRACE_CALLS, cold_parent, thunk_register
+from sekisho.flow.kernel import NEVER_RETURN, PADDING_SYMBOL, RETURN_THUNKS, TRACE_CALLS, cold_parent, thunk_register
 from sekisho.flow.model import Block, Call, Edge, Entry, EntryKind, Exit, Function, JumpTable, Module
 from sekisho.flow.tables import data_code_pointers, extra_edges, instruction_code_pointers, warnings
 from sekisho.image import Image
@@ -74,6 +74,8 @@ class _Recovery:
         self._pointers: dict[int, set[int]] = {}
         self._return_ops = self.lifter.language.lift(b"\xc3", 0, 0)
         for symbol in image.functions:
+            if PADDING_SYMBOL.fullmatch(symbol.name):
+                continue
             parent = cold_parent(symbol.name)
             if parent is None:
                 self.starts[symbol.address] = symbol.name
@@ -192,25 +194,21 @@ class _Recovery:
         """Resolve what can be among the indirect jumps; True if the function has to be explored again."""
         progress = False
         tracer = Tracer(self.lifter.language, draft.blocks, draft.predecessors, draft.roots)
-        for block in list(draft.blocks.values()):
-            if block.exit != "indirect":
-                continue
+        jumps = [block for block in draft.blocks.values() if block.exit == "indirect"]
+        levels = stack_levels(self.lifter.language, draft.blocks, draft.address) if jumps else {}
+        for block in jumps:
             found = self.tables.resolve(block, tracer)
             if isinstance(found, Table):
                 self.switches[block.last.address] = found
             elif found.code == VALUE and self.image.is_code(found.value):
                 self.constant_jumps[block.last.address] = found.value
-            elif self._at_function_level(draft, block, tracer):
+            elif levels.get(block.address, (None, None))[0] == 0:
+                # The stack is as it was when the function was entered: a call in tail position.
                 self.tail_jumps.add(block.last.address)
             else:
                 continue
             progress = True
         return progress
-
-    def _at_function_level(self, draft: _Draft, block: Block, tracer: Tracer) -> bool:
-        """Whether the stack is as it was when the function was entered: the jump then is a call in tail position."""
-        pointer = self.lifter.language.stack_pointer
-        return tracer.at_end(pointer, block) == Expression(LEAF, pointer.size, (), (pointer, draft.address))
 
     # Instructions
 

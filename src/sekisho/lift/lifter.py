@@ -39,7 +39,7 @@ class Access:
 Kind = Literal["", "branch", "jump", "call", "indirect jump", "indirect call", "return", "trap"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Instruction:
     """One instruction: `length` bytes at `address`, its P-code, and its I/O access if it makes one.
 

@@ -114,7 +114,12 @@ class _Step:
     def then(self, after: "_Step") -> "_Step":
         """This step and `after` taken as one."""
         sets = {name: fold(substitute(tree, self.sets)) for name, tree in after.sets.items()}
-        when = fold(Binary("and", self.when, substitute(after.when, self.sets)))
+        when = fold(substitute(after.when, self.sets))
+        if when == Constant(1) or self.when == Constant(1):
+            # Only the truth of a condition counts, so that one of them may stand for both.
+            when = self.when if when == Constant(1) else when
+        else:
+            when = fold(Binary("and", self.when, when))
         return _Step(after.to, when, {**self.sets, **sets})
 
     def bare(self) -> bool:

@@ -1,8 +1,8 @@
 """Compiles a policy to the engine's binary table: flat arrays of fixed-size records, versioned and checksummed.
 
-The layout is that of the structures in `native/engine_table.h`, little endian; the loader there trusts nothing in it. Locals
-that are never needed at the same time share a slot of the run, and those that are dead at a node are zero there, so
-that equal futures are equal states.
+The layout is that of the structures in `native/engine_table.h`, little endian; the loader there trusts nothing in it.
+Locals that are never needed at the same time share a slot of the run, and those that are dead at a node are zero
+there, so that equal futures are equal states.
 """
 
 import struct

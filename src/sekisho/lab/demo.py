@@ -63,9 +63,7 @@ def tell(demo: Demo) -> None:
     demo.command(*words, shown="build floppy.ko --device isa-fdc -o floppy.json")
     demo.claim(policy.stat().st_size > 0, f"a policy that can be read and edited: {policy}")
 
-    say(
-        "\n[bold]3. Without the filter.[/bold] A Linux guest uses its floppy; then its root sends VENOM (CVE-2015-3456)."
-    )
+    say("\n[bold]3. Without the filter.[/bold] A Linux guest uses its floppy, then sends VENOM (CVE-2015-3456).")
     report = _lab(demo, shown=f"lab floppy --attack {_ATTACK}")
     demo.claim(report["workload_ok"], f"the floppy works: {_steps(report)}")
     reached = report["attack_reached_device"]

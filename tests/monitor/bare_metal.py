@@ -28,6 +28,12 @@ def assemble(body: str, folder: Path, name: str = "guest") -> Path:
     return rom
 
 
+def labels(folder: Path, name: str = "guest") -> dict[str, int]:
+    """Where the labels of the guest that was last assembled in `folder` are, as offsets in the ROM."""
+    listing = subprocess.run(["nm", folder / f"{name}.o"], capture_output=True, text=True, check=True).stdout
+    return {label: int(offset, 16) for offset, _, label in (line.split() for line in listing.splitlines())}
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request that a test's policy allows at any time. `values` None: any."""

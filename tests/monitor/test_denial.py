@@ -1,6 +1,7 @@
 """What a denial does: drop, pause, kill, or only a line in the log; and what the log says of it."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -34,6 +35,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.monitor = Qmp(socket)
 
@@ -41,7 +43,11 @@ class Running:
         """Ends QEMU, or waits until it ends by itself; returns the summary."""
         if quit_qemu:
             self.monitor.execute("quit")
-        output, _ = self.process.communicate(timeout=30)
+        try:
+            output, _ = self.process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
         self.monitor.close()
         summary: dict[str, Any] = json.loads(output.splitlines()[-1])
         return summary

@@ -48,7 +48,9 @@ def show(
 
 
 def _print_summary(policy: Policy) -> None:
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    # Into a file or a pipe nothing is cut off: people search there.
+    width = None if sys.stdout.isatty() else 240
+    console = Console(soft_wrap=True, highlight=False, markup=False, width=width)
     console.print(
         f"Policy version {policy.version}: match by {policy.match}, on denial {policy.on_denial}, "
         f"firmware {policy.firmware}, at most {policy.budget} explanations"

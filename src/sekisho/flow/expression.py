@@ -8,8 +8,8 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sekisho.flow.kernel import PC_THUNK
 from sekisho.flow.model import Block
+from sekisho.image import Image
 from sekisho.lift import CONST, RAM, REGISTER, Code, Language, Op, Varnode
 
 LEAF = -1
@@ -45,14 +45,15 @@ def _operation(code: int, size: int, *parts: Expression) -> Expression:
 
 
 def stack_levels(
-    language: Language, blocks: Mapping[int, Block], entry: int
+    image: Image, language: Language, blocks: Mapping[int, Block], entry: int
 ) -> dict[int, tuple[int | None, int | None]]:
     """Return, by block, how far stack and frame pointer are from the stack pointer's first value where it is left.
 
     None means not known. Every way to a block is taken to have the same stack, as compiled code has.
     """
-    inside = Tracer(language, blocks, {}, blocks)
+    inside = Tracer(image, language, blocks, {}, blocks)
     registers = (language.stack_pointer, language.registers["RBP" if language.word == 8 else "EBP"])
+    inside.stack_registers += registers
     levels: dict[int, tuple[int | None, int | None]] = {}
     work: list[tuple[int, tuple[int | None, int | None]]] = [(entry, (0, None))]
     while work:
@@ -80,11 +81,15 @@ def constant(value: int, size: int) -> Expression:
     return Expression(VALUE, size, (), value & ((1 << (8 * size)) - 1))
 
 
+_I386_REGISTERS = ("EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI")
+
+
 class Tracer:
     """Expressions of varnodes at places of one function's blocks."""
 
     def __init__(
         self,
+        image: Image,
         language: Language,
         blocks: Mapping[int, Block],
         predecessors: Mapping[int, list[int]],
@@ -93,12 +98,14 @@ class Tracer:
         """`roots` are the blocks that are entered from outside."""
         if sys.getrecursionlimit() < _RECURSION_LIMIT:
             sys.setrecursionlimit(_RECURSION_LIMIT)
+        self.image = image
         self.language = language
         self.roots = roots
         self.blocks = blocks
         self.predecessors = predecessors
+        # Sums are kept in one form for these registers only: conditions must look like the index they are about.
+        self.stack_registers = [language.stack_pointer]
         names = "RBX RBP R12 R13 R14 R15" if language.word == 8 else "EBX EBP ESI EDI"
-        self.stack_registers = (language.stack_pointer, language.registers[names.split()[1]])
         self.preserved = {language.registers[name].offset for name in names.split()}
         self._at_start: dict[tuple[Varnode, int], Expression] = {}
         self._active: dict[tuple[Varnode, int], int] = {}
@@ -183,12 +190,11 @@ class Tracer:
             return leaf
         depth = self._active[key] = len(self._active)
         outer, self._open = self._open, _NONE_OPEN
-        values = {
-            value
-            for address in self.predecessors.get(block.address, ())
-            if (value := self.behind(varnode, self.blocks[address])).value != "loop"
-        }
-        result = values.pop() if len(values) == 1 and self.predecessors.get(block.address) else leaf
+        before = self.predecessors.get(block.address, ())
+        values = {self.behind(varnode, self.blocks[address]) for address in before}
+        if len(values) > 1:
+            values = {value for value in values if value.value != "loop"}
+        result = values.pop() if len(values) == 1 else leaf
         del self._active[key]
         # What was found inside a loop that is still being worked out may not hold yet, so is not kept.
         if self._open >= depth:
@@ -206,12 +212,18 @@ class Tracer:
         word = self.language.word
         if varnode == self.language.stack_pointer:
             return self._sum(Code.INT_ADD, self._before(varnode, block, end), constant(word, word), word)
+        if call.target is not None and varnode == self._pc_thunk_register(call.target):
+            return constant(block.end, word)
         if varnode.offset in self.preserved and varnode.size == word:
             return self._before(varnode, block, end)
-        thunk = PC_THUNK.fullmatch(call.extern or "")
-        if thunk and varnode == self.language.registers["E" + thunk[1].upper()]:
-            return constant(block.end, word)
         return Expression(LEAF, varnode.size, (), (call.address, varnode))
+
+    def _pc_thunk_register(self, address: int) -> Varnode | None:
+        """Return the register into which a function of i386 code puts its return address: mov (%esp),reg; ret."""
+        code = self.image.read(address, 4)
+        if code is None or self.language.word == 8 or code[0] != 0x8B or code[1] & 0xC7 != 4 or code[2:] != b"\x24\xc3":
+            return None
+        return self.language.registers[_I386_REGISTERS[code[1] >> 3]]
 
     def _result(self, op: Op, block: Block, index: int) -> Expression:
         """Return the expression of the output of operation `index`."""

@@ -25,9 +25,6 @@ _INDIRECT_THUNK = re.compile(
 _COLD = re.compile(r"(.+?)\.cold(?:\.\d+)?")
 PADDING_SYMBOL = re.compile(r"__pfx_.+|__cfi_.+")
 """Function symbols of the padding in front of functions (Linux: 9f2899fe36a6, ae25e00ba84a)."""
-PC_THUNK = re.compile(r"__x86\.get_pc_thunk\.(\w\w)")
-"""i386: puts the return address into the register e + name."""
-
 METADATA_SECTIONS = frozenset(
     """
     __mcount_loc __patchable_function_entries .return_sites .retpoline_sites .call_sites .smp_locks

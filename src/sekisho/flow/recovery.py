@@ -193,9 +193,9 @@ class _Recovery:
     def _resolve_jumps(self, draft: _Draft) -> bool:
         """Resolve what can be among the indirect jumps; True if the function has to be explored again."""
         progress = False
-        tracer = Tracer(self.lifter.language, draft.blocks, draft.predecessors, draft.roots)
+        tracer = Tracer(self.image, self.lifter.language, draft.blocks, draft.predecessors, draft.roots)
         jumps = [block for block in draft.blocks.values() if block.exit == "indirect"]
-        levels = stack_levels(self.lifter.language, draft.blocks, draft.address) if jumps else {}
+        levels = stack_levels(self.image, self.lifter.language, draft.blocks, draft.address) if jumps else {}
         for block in jumps:
             found = self.tables.resolve(block, tracer)
             if isinstance(found, Table):

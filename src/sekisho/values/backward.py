@@ -228,7 +228,7 @@ def _computed(module: Module, involved: tuple[Instruction, ...], site: Instructi
     ends = [index for index, op in enumerate(ops) if op.code == Code.CALLOTHER and op.inputs[0].offset in (1, 2)]
     cut = Instruction(site.address, site.length, ops[: ends[0] + 1], access=site.access)
     block = Block(site.address, (*involved, cut), (), "stop")
-    expression = Tracer(module.lifter.language, {site.address: block}, {}, (site.address,)).at_end(wanted, block)
+    expression = Tracer(module.image, module.lifter.language, {site.address: block}, {}, (site.address,)).at_end(wanted, block)
     return expression.value if expression.code == VALUE else _rendered(module, expression)
 
 

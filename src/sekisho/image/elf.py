@@ -128,7 +128,9 @@ class ElfTables:
 
     def _symbols(self) -> tuple[SymbolRecord, ...]:
         tables = [header for header in self.sections if header.kind == SHT_SYMTAB]
-        if len(tables) != 1:
+        if not tables:
+            return ()
+        if len(tables) > 1:
             raise self.error(f"{len(tables)} symbol tables, expected one")
         header = tables[0]
         if header.link >= len(self.sections) or self.sections[header.link].kind == SHT_NOBITS:

@@ -164,6 +164,16 @@ def substitute(value: Value, replacement: Mapping[Expression, Value]) -> Value:
     return make(value.op, value.size, tuple(substitute(a, replacement) for a in value.args), value.width)
 
 
+def replace(value: Value, part: Expression, by: Value) -> Value:
+    """Return `value` with every occurrence of the expression `part` replaced."""
+    if value is part:
+        return by
+    if isinstance(value, int) or value.cost <= part.cost or not part.symbols <= value.symbols:
+        return value
+    args = tuple([replace(a, part, by) for a in value.args])
+    return value if args == value.args else make(value.op, value.size, args, value.width)
+
+
 def sum_of(value: Value) -> tuple[Value, int]:
     """Split into (rest, constant) with value = rest + constant."""
     if isinstance(value, int):

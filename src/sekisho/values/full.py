@@ -11,7 +11,7 @@ from sekisho.lift import Instruction
 from sekisho.values import abstract, condition, expression
 from sekisho.values.abstract import Abstract, constant, top
 from sekisho.values.grade import Grade, grade_port, grade_value
-from sekisho.values.interpreter import Interpreter, Node, OutOfTime
+from sekisho.values.interpreter import Interpreter, Node, OutOfTimeError
 from sekisho.values.model import Analysis, Kind, SiteAnalysis, SiteContext, Widening
 from sekisho.values.options import Options
 from sekisho.values.parameters import parameters
@@ -46,16 +46,21 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
             elif entry.kind == "exported":
                 interpreter.enter(entry.address, "task", "exported")
         interpreter.run()
-        interpreter.enter_unclaimed()
-        interpreter.run()
-    except OutOfTime:
+    except OutOfTimeError:
         interpreter.complete = False
     return interpreter
 
 
 def analyze(module: Module, options: Options | None = None) -> Analysis:
     """Return what every I/O instruction of a module may do."""
-    return report(interpret(module, options))
+    interpreter = interpret(module, options)
+    if interpreter.complete:
+        interpreter.enter_unclaimed()
+        try:
+            interpreter.run()
+        except OutOfTimeError:
+            interpreter.complete = False
+    return report(interpreter)
 
 
 def report(interpreter: Interpreter) -> Analysis:
@@ -63,7 +68,9 @@ def report(interpreter: Interpreter) -> Analysis:
     at: dict[int, list[Node]] = {}
     for node in interpreter.nodes.values():
         if node.stretch.access is not None and node.state is not None:
-            at.setdefault(node.stretch.address, []).append(node)
+            seen = at.setdefault(node.stretch.address, [])
+            if not interpreter.hypothetical or node.number < interpreter.hypothetical or not seen:
+                seen.append(node)
     sites = tuple(
         _site(interpreter, function, instruction, at.get(instruction.address, []))
         for function, instruction in interpreter.module.sites

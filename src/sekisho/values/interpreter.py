@@ -16,7 +16,7 @@ from sekisho.flow.model import Call, Edge, Module
 from sekisho.values.abstract import BOOLEAN, Abstract, constant, finite, join, top
 from sekisho.values.condition import refine
 from sekisho.values.convention import Convention, Place, convention
-from sekisho.values.expression import Expression, Value, anything, linear, make, sum_of, symbol
+from sekisho.values.expression import Expression, Value, anything, linear, make, replace, substitute, sum_of, symbol
 from sekisho.values.kernel import ALLOCATORS, ARITY, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, zeroes
 from sekisho.values.memory import Memory, Region
 from sekisho.values.operation import _BINARY, mask, signed
@@ -28,6 +28,7 @@ from sekisho.values.state import Joiner, Slots, State, rename
 STACK_FIRST = {8: 0x7000_0000_0000, 4: 0xE000_0000}
 STACK_STEP = {8: 0x100_0000, 4: 0x4_0000}
 _ENUMERATE = 256
+_PAGE = 0x1000
 
 
 @dataclass(eq=False, slots=True)
@@ -47,9 +48,10 @@ class Link:
 
     stretch: Stretch
     activation: "Activation"
-    rounds: tuple[tuple[int, int], ...]
     caller: "Node"
     stack: int
+    tail: bool = False
+    """A tail call: the callee returns as its caller does."""
     state: State | None = None
 
 
@@ -122,7 +124,7 @@ class Node:
     touches: list[Touch] = field(default_factory=list)
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     """The time limit was reached; what is left must be widened."""
 
 
@@ -157,6 +159,8 @@ class Interpreter:
         self.reaching = self._reaching()
         self.escaped: set[int] = set()
         self.complete = True
+        self.hypothetical = 0
+        """Nodes from this number on belong to functions that nothing was seen to call; 0: there are none."""
         self.settable: dict[int, str] = {}
         """Variables that the user may set to anything, by address: the name of the parameter."""
         # Lock classes are empty structures without lockdep: their address is that of whatever comes next.
@@ -165,7 +169,7 @@ class Interpreter:
     # The fixed point
 
     def run(self) -> None:
-        """Work until nothing changes. Raises `OutOfTime`."""
+        """Work until nothing changes. Raises `OutOfTimeError`."""
         queue = self.queue
         limit = self.options.visits
         visits = 0
@@ -177,7 +181,7 @@ class Interpreter:
             node.visits += 1
             visits += 1
             if visits > limit or (visits & 63 == 0 and self.deadline is not None and time.monotonic() > self.deadline):
-                raise OutOfTime
+                raise OutOfTimeError
             self._visit(node)
 
     def enter(self, address: int, kind: EntryKind, reason: str) -> None:
@@ -202,7 +206,12 @@ class Interpreter:
         self._flow(None, self._node(routine.entry, activation, ()), State(registers, {}, {}), "entry")
 
     def enter_unclaimed(self) -> None:
-        """Take functions whose address is taken, but which nothing was seen to call, as entries: somebody may."""
+        """Look at functions whose address is taken, but which nothing was seen to call, as if they were entries.
+
+        What they store is not seen by the others: this is for the sake of their own sites.
+        """
+        self.hypothetical = len(self.nodes)
+        self.memory.frozen = True
         entered = {activation.routine.function.address for activation in self.activations.values()}
         for entry in self.module.entries:
             if entry.kind == "address taken" and entry.address not in entered:
@@ -427,11 +436,15 @@ class Interpreter:
     # Addresses
 
     def _places(self, state: State, pointer: Value, size: int) -> list[int] | None:
-        """Return the addresses that a pointer can be, or None if they cannot be listed."""
+        """Return the addresses that a pointer can be, or None if they cannot be listed.
+
+        An access through a null pointer faults: it ends the run, and what follows does not happen.
+        """
         if isinstance(pointer, int):
             return [pointer]
-        found = state.abstract(pointer)
-        members = found.members(_ENUMERATE)
+        members = state.abstract(pointer).members(_ENUMERATE)
+        if members and members[0] < _PAGE <= members[-1]:
+            return [address for address in members if address >= _PAGE]
         return members
 
     def _extent(self, state: State, pointer: Value, size: int) -> tuple[Region, int, int, int] | None:
@@ -889,8 +902,6 @@ class Interpreter:
         fixed = {s: v.single for s, v in changes.items() if v.single is not None}
         if not fixed:
             return State(state.registers, state.slots, environment)
-        from sekisho.values.expression import substitute
-
         registers = {p: substitute(v, fixed) for p, v in state.registers.items()}
         slots = state.slots
         if any(isinstance(v, Expression) and not v.symbols.isdisjoint(fixed) for _, v in slots.values()):
@@ -905,7 +916,7 @@ class Interpreter:
             changes = refine(state.environment, condition, truth)
             if changes is None:
                 continue
-            narrowed = self._narrow(state, changes)
+            narrowed = _equated(self._narrow(state, changes), condition, truth)
             shown = None if isinstance(condition, int) else condition
             for edge in stretch.edges:
                 if (edge.kind == "taken") == truth and edge.kind in ("taken", "fall"):
@@ -1064,18 +1075,16 @@ class Interpreter:
             key = (node.activation.number, -1, ())
             if key in callee.links:
                 return False
-            # Returns as its caller does: through the caller's own links, whatever they will be.
-            callee.links[key] = Link(node.stretch, node.activation, (), node, stack)
+            callee.links[key] = Link(node.stretch, node.activation, node, stack, tail=True)
             return True
         if back is None:
             return False
         stretch = node.activation.routine.stretches.get(back)
         if stretch is None:
             return False
-        rounds = self._rounds(node, State({}, {}, {}), stretch)
-        key2 = (node.activation.number, back, rounds)
-        fresh = key2 not in callee.links
-        callee.links[key2] = Link(stretch, node.activation, rounds, node, stack + self.word)
+        key = (node.number, back, ())
+        fresh = key not in callee.links
+        callee.links[key] = Link(stretch, node.activation, node, stack + self.word)
         return fresh
 
     def _enter_merged(self, node: Node, state: State, call: Call, routine: Routine, back: int | None) -> None:
@@ -1160,12 +1169,7 @@ class Interpreter:
 
     def _return_to(self, node: Node, state: State, activation: Activation, seen: set[int]) -> None:
         for link in list(activation.links.values()):
-            if (
-                link.stretch is link.caller.stretch
-                and link.rounds == ()
-                and link.stretch.call is not None
-                and link.stretch.call.tail
-            ):
+            if link.tail:
                 outer = link.activation
                 if outer.number in seen:
                     continue
@@ -1189,8 +1193,9 @@ class Interpreter:
             slots = {a: s for a, s in state.slots.items() if a >= low or not self.is_stack(a)}
             if len(slots) == len(state.slots):
                 slots = state.slots
-            target = self._node(link.stretch, link.activation, link.rounds)
-            self._flow(node, target, State(registers, slots, state.environment), "return")
+            after = State(registers, slots, state.environment)
+            rounds = self._rounds(link.caller, after, link.stretch)
+            self._flow(node, self._node(link.stretch, link.activation, rounds), after, "return")
 
     def _survivors(self, link: Link, activation: Activation, state: State, registers: dict[Place, Value]) -> None:
         """Registers that a caller may expect to survive because the compiler saw that the callee leaves them alone."""
@@ -1241,8 +1246,8 @@ class Interpreter:
                             before.environment[used] = found
         self._survivors(link, activation, state, before.registers)
         before.registers[self.convention.stack] = link.stack
-        target = self._node(link.stretch, link.activation, link.rounds)
-        self._flow(node, target, before, "return")
+        rounds = self._rounds(link.caller, before, link.stretch)
+        self._flow(node, self._node(link.stretch, link.activation, rounds), before, "return")
 
     def _closure(self, address: int) -> frozenset[int]:
         """Return the functions that a call of this one may run (every one, if it makes indirect calls)."""
@@ -1395,6 +1400,20 @@ class Interpreter:
                     region = self.memory.region(number)
                     if region is not None and self._early(node):
                         self._forget(state, region.start, region.end, why)
+
+
+def _equated(state: State, condition: Value, truth: bool) -> State:
+    """Put a number in the place of an expression that the condition says to be equal to it."""
+    if isinstance(condition, int) or condition.op != ("eq" if truth else "ne"):
+        return state
+    part, number = condition.args
+    if isinstance(part, int) or not isinstance(number, int) or part.op == "symbol" or part.weak:
+        return state
+    registers = {place: replace(value, part, number) for place, value in state.registers.items()}
+    slots = state.slots
+    if any(isinstance(v, Expression) and part.symbols <= v.symbols for _, v in slots.values()):
+        slots = {address: (size, replace(value, part, number)) for address, (size, value) in slots.items()}
+    return State(registers, slots, state.environment)
 
 
 def _stride(found: Abstract) -> int:

@@ -45,6 +45,8 @@ class Memory:
         self.readers: dict[int, set[Reader]] = {}
         self.regions: dict[int, Region] = {}
         self.heaps: list[Region] = []
+        self.frozen = False
+        """Whether stores are ignored."""
         self.found: dict[int, Region | None] = {}
         self.loaded: dict[tuple[int, int, bool], Abstract] = {}
         self.initial: dict[int, tuple[int, Abstract]] = {}
@@ -169,6 +171,8 @@ class Memory:
 
     def store(self, address: int, size: int, value: Abstract) -> None:
         """Add to what `size` bytes at `address` can be."""
+        if self.frozen:
+            return
         cells = self.stores.setdefault(address >> 3, {})
         key = (address, size)
         old = cells.get(key)
@@ -188,6 +192,8 @@ class Memory:
 
     def smear(self, region: Region, lo: int, hi: int, value: Abstract) -> None:
         """Add a value to all bytes of a part of an object."""
+        if self.frozen:
+            return
         for index, (first, last, old) in enumerate(region.smears):
             if first == lo and last == hi:
                 new = join(old, value)
@@ -208,6 +214,8 @@ class Memory:
 
     def escape(self, region: Region, why: str) -> None:
         """From now on the kernel may change the object."""
+        if self.frozen:
+            return
         if region.escaped or not region.writable:
             return
         region.escaped = why
@@ -218,6 +226,8 @@ class Memory:
 
     def publish(self, overwritten: set[int]) -> None:
         """Init lets others run: what it has not set by then still has its initial contents."""
+        if self.frozen:
+            return
         if self.overwritten is None:
             self.overwritten = set(overwritten)
             self.loaded.clear()

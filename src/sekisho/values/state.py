@@ -6,7 +6,7 @@ address of a stack slot; the two do not collide.
 
 from collections.abc import Callable, Iterable
 
-from sekisho.values.abstract import Abstract, bounded, join, top, widen
+from sekisho.values.abstract import Abstract, bounded, finite, join, top, widen
 from sekisho.values.convention import Place
 from sekisho.values.expression import COST_LIMIT, Expression, Value, anything, evaluate, symbol
 
@@ -223,6 +223,13 @@ class Joiner:
         merged = join(a, b)
         if merged == a:
             return a
+        if loop and merged.values is not None and a.lo > 0xFFFF:
+            object_ = self.extent(a.lo)
+            if object_ is not None and merged.hi > object_[1]:
+                inside = [v for v in merged.values if v <= object_[1]]
+                merged = finite(inside) if a.hi <= object_[1] else merged
+                if merged == a:
+                    return a
         count = self.growth[key] = self.growth.get(key, 0) + 1
         if count > 40:
             return top(size, why)

@@ -24,7 +24,8 @@ _QUESTIONS = 5000
 """Most block beginnings looked at for one question from outside."""
 
 _NONE_OPEN = 1 << 30
-_RECURSION_LIMIT = 8 * _DEPTH_LIMIT
+# Python's own frames do not use the C stack, so a deeper limit is safe.
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 8 * _DEPTH_LIMIT))
 
 
 class Expression(NamedTuple):
@@ -96,8 +97,6 @@ class Tracer:
         roots: Collection[int],
     ) -> None:
         """`roots` are the blocks that are entered from outside."""
-        if sys.getrecursionlimit() < _RECURSION_LIMIT:
-            sys.setrecursionlimit(_RECURSION_LIMIT)
         self.image = image
         self.language = language
         self.roots = roots

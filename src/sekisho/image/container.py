@@ -7,6 +7,7 @@ decompressing, since a driver file is hostile input.
 import lzma
 import zlib
 from pathlib import Path
+from typing import Protocol
 
 from sekisho.errors import SekishoError
 
@@ -33,11 +34,11 @@ def read_driver(path: Path) -> bytes:
         raise ImageError(f"larger than {SIZE_LIMIT >> 20} MiB", source=path)
     try:
         if content.startswith(XZ_MAGIC):
-            content = lzma.LZMADecompressor(memlimit=SIZE_LIMIT).decompress(content, SIZE_LIMIT + 1)
+            content = _expand(lzma.LZMADecompressor(memlimit=SIZE_LIMIT), content)
         elif content.startswith(ZSTD_MAGIC):
             content = _unzstd(content)
         elif content.startswith(GZIP_MAGIC):
-            content = zlib.decompressobj(wbits=31).decompress(content, SIZE_LIMIT + 1)
+            content = _expand(zlib.decompressobj(wbits=31), content)
     except (lzma.LZMAError, zlib.error, EOFError, MemoryError) as error:
         raise ImageError(f"damaged compressed file ({error})", source=path) from None
     if len(content) > SIZE_LIMIT:
@@ -45,11 +46,28 @@ def read_driver(path: Path) -> bytes:
     return content
 
 
+class _Decompressor(Protocol):
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    @property
+    def eof(self) -> bool: ...
+
+
+def _expand(decompressor: _Decompressor, content: bytes) -> bytes:
+    expanded = decompressor.decompress(content, SIZE_LIMIT + 1)
+    if not decompressor.eof and len(expanded) <= SIZE_LIMIT:
+        raise EOFError("cut off")
+    return expanded
+
+
 def _unzstd(content: bytes) -> bytes:
     import zstandard  # its import is not worth paying for by the plain files
 
     try:
+        expected = zstandard.frame_content_size(content)
         with zstandard.ZstdDecompressor(max_window_size=SIZE_LIMIT >> 1).stream_reader(content) as reader:
-            return reader.read(SIZE_LIMIT + 1)
+            expanded = reader.read(SIZE_LIMIT + 1)
     except zstandard.ZstdError as error:
         raise EOFError(str(error)) from None
+    if len(expanded) < min(expected, SIZE_LIMIT):
+        raise EOFError("cut off")
+    return expanded

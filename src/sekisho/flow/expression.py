@@ -235,7 +235,7 @@ class Tracer:
         if op.code == Code.INT_XOR and op.inputs[0] == op.inputs[1]:
             return constant(0, size)
         if op.code == Code.CALLOTHER:
-            return Expression(LEAF, size, (), (block.address, index))
+            return Expression(LEAF, size, (), (block.address, index, op))
         parts = tuple([self._before(each, block, index) for each in op.inputs])
         if op.code in (Code.INT_ADD, Code.INT_SUB):
             return self._sum(op.code, parts[0], parts[1], size)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sekisho.flow import Block, Function, Module
 from sekisho.flow.expression import LEAF, VALUE, Expression, Tracer
-from sekisho.lift import CONST, REGISTER, Code, Instruction, Varnode
+from sekisho.lift import CONST, REGISTER, Code, Instruction, Op, Varnode
 from sekisho.values.model import Analysis, Kind, SiteAnalysis, SiteContext, Widening
 
 BLOCKS_ON_A_WAY = 64
@@ -154,7 +154,11 @@ class _Search:
         if mnemonic in _MOVES:
             # Table 2: what is overwritten as a whole leaves the list, what is changed in part stays.
             targets = targets - {target for target in changed if _covered(target, written)}
-        return targets | _sources(instruction)
+            return targets | _sources(instruction)
+        # Table 1: the register stays, what it is combined with joins it.
+        return targets | {
+            source for source in _sources(instruction) if not any(_overlap(source, target) for target in changed)
+        }
 
 
 def _targets(site: Instruction) -> frozenset[Varnode]:
@@ -228,7 +232,9 @@ def _computed(module: Module, involved: tuple[Instruction, ...], site: Instructi
     ends = [index for index, op in enumerate(ops) if op.code == Code.CALLOTHER and op.inputs[0].offset in (1, 2)]
     cut = Instruction(site.address, site.length, ops[: ends[0] + 1], access=site.access)
     block = Block(site.address, (*involved, cut), (), "stop")
-    expression = Tracer(module.image, module.lifter.language, {site.address: block}, {}, (site.address,)).at_end(wanted, block)
+    expression = Tracer(module.image, module.lifter.language, {site.address: block}, {}, (site.address,)).at_end(
+        wanted, block
+    )
     return expression.value if expression.code == VALUE else _rendered(module, expression)
 
 
@@ -250,8 +256,7 @@ def _rendered(module: Module, expression: Expression) -> str:
             known = module.image.symbol_at(expression.value)
             return module.image.name(expression.value) if known else f"{expression.value:#x}"
         case _ if expression.code == LEAF:
-            register = next((part for part in expression.value if isinstance(part, Varnode)), None)
-            return module.lifter.language.register_name(register) if register else "?"
+            return _rendered_leaf(module, expression)
         case Code.LOAD:
             pointer = expression.parts[0]
             named = pointer.code == VALUE and module.image.section_at(pointer.value)
@@ -269,6 +274,18 @@ def _rendered(module: Module, expression: Expression) -> str:
             return left if (code, right) == (Code.INT_MULT, "0x1") else f"({left} {_SIGNS[Code(code)]} {right})"
         case code:
             return f"{Code(code).name.lower()}({', '.join(_rendered(module, part) for part in expression.parts)})"
+
+
+def _rendered_leaf(module: Module, leaf: Expression) -> str:
+    """Write what the instructions start from: a register, or what was read from a port."""
+    language = module.lifter.language
+    for part in leaf.value:
+        if isinstance(part, Op) and part.inputs[0].offset == 1:
+            port = part.inputs[1]
+            return f"in({port.offset:#x})" if port.space == CONST else f"in({language.register_name(port)})"
+        if isinstance(part, Varnode):
+            return language.register_name(part)
+    return "?"
 
 
 def _rendered_sum(module: Module, expression: Expression) -> str:

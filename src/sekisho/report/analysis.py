@@ -102,7 +102,7 @@ def print_tables(results: list[Result]) -> None:
                 f"{site.section}+{site.offset:#x}",
                 site.function,
                 f"{site.direction}{'s' if site.string else ''} {site.width}",
-                _cell(site.ports),
+                _cell(site.ports) or "never reached",
                 _cell(site.values) or (site.value_kind or ""),
                 "yes" if site.resolved else f"no: {site.reason}",
             )

@@ -442,7 +442,8 @@ class _Recovery:
                 if name in named and not named[name].extern:
                     kinds[named[name].address] = "init" if kind == "init" else "exit"
         for address, function in functions.items():
-            if address in kinds or address in places:
+            # What only sweep found must be led to by something not understood, so counts as an entry.
+            if address in kinds or address in places or (not function.reached and function.sites):
                 yield Entry(
                     address,
                     function.name,

@@ -113,6 +113,7 @@ class Tracer:
         self._budget = 0
         self._depth = 0
         self._results: dict[tuple[int, int], Expression] = {}
+        self._stores: dict[int, list[int]] = {}
         self._flat: dict[int, list[tuple[Op, int, bool]]] = {}
 
     def _ops(self, block: Block) -> list[tuple[Op, int, bool]]:
@@ -120,9 +121,12 @@ class Tracer:
         flat = self._flat.get(block.address)
         if flat is None:
             flat = self._flat[block.address] = []
+            self._stores[block.address] = []
             for instruction in block.instructions:
                 conditional = False
                 for op in instruction.ops:
+                    if op.code == Code.STORE:
+                        self._stores[block.address].append(len(flat))
                     flat.append((op, instruction.address, conditional))
                     conditional |= op.code == Code.CBRANCH
         return flat
@@ -252,9 +256,10 @@ class Tracer:
 
     def _load(self, pointer: Expression, size: int, block: Block, index: int) -> Expression:
         """Return memory's contents: what this block stored there just before, else an open LOAD."""
-        for position in range(index - 1, -1, -1):
-            op, _, _ = self._ops(block)[position]
-            if op.code == Code.STORE and self._before(op.inputs[0], block, position) == pointer:
+        ops = self._ops(block)
+        for position in reversed(self._stores[block.address]):
+            op = ops[position][0]
+            if position < index and self._before(op.inputs[0], block, position) == pointer:
                 if op.inputs[1].size == size:
                     return self._before(op.inputs[1], block, position)
                 break

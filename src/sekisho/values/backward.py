@@ -8,6 +8,7 @@ and ways that come to the same place with the same lists are continued once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from sekisho.flow import Block, Function, Module
 from sekisho.flow.expression import LEAF, VALUE, Expression, Tracer
@@ -19,6 +20,12 @@ BLOCKS_ON_A_WAY = 64
 
 BLOCKS_FOR_A_SITE = 4096
 """Most blocks looked at for one I/O instruction over all ways back."""
+
+WAYS_FOR_A_SITE = 256
+"""Most ways back whose results are kept for one I/O instruction."""
+
+_Passages = dict[tuple[int, frozenset[Varnode]], tuple[frozenset[Varnode], tuple[Instruction, ...]]]
+"""What going backwards through a block does to a list: the new list, and the involved instructions."""
 
 _MOVES = frozenset({"mov", "movzx", "movsx", "movsxd", "movabs", "lea", "pop", "in"})
 _FLAGS = range(0x200, 0x280)
@@ -45,19 +52,23 @@ class _End:
 
 def analyze(module: Module) -> Analysis:
     """Analyse every I/O instruction of `module` by the paper's method."""
-    return Analysis("backward", tuple(_site(module, function, site) for function, site in module.sites))
+    passages: _Passages = {}
+    return Analysis("backward", tuple(_site(module, function, site, passages) for function, site in module.sites))
 
 
-def _site(module: Module, function: Function, site: Instruction) -> SiteAnalysis:
+def _site(module: Module, function: Function, site: Instruction, passages: _Passages) -> SiteAnalysis:
     access = site.access
     assert access is not None
-    search = _Search(module, function)
-    ends = list(search.ends(site))
+    search = _Search(module, function, passages)
+    ends = list(islice(search.ends(site), WAYS_FOR_A_SITE + 1))
+    if len(ends) > WAYS_FOR_A_SITE:
+        ends.pop()
+        search.gave_up = f"more than {WAYS_FOR_A_SITE} ways back"
     contexts = tuple(_context(module, site, end) for end in ends)
     left = sorted({register for end in ends for register in end.left})
     reason = None
     if search.gave_up or not ends:
-        reason = f"more than {BLOCKS_FOR_A_SITE} blocks looked at" if search.gave_up else "every way back is a loop"
+        reason = search.gave_up or "every way back is a loop"
     elif left:
         names = ", ".join(module.lifter.language.register_name(register) for register in left)
         reason = f"{names} unknown where the function begins"
@@ -89,17 +100,18 @@ def _site(module: Module, function: Function, site: Instruction) -> SiteAnalysis
 class _Search:
     """Walks back from one I/O instruction (Listings 2 and 3 of the paper)."""
 
-    def __init__(self, module: Module, function: Function) -> None:
+    def __init__(self, module: Module, function: Function, passages: _Passages) -> None:
         self.module = module
         self.function = function
+        self.passages = passages
         self.cut = 0
-        self.gave_up = False
+        self.gave_up = ""
 
     def ends(self, site: Instruction) -> Iterator[_End]:
         """Yield how each way back from `site` ends."""
         block = next(block for block in self.function.blocks.values() if site in block.instructions)
         before = block.instructions[: block.instructions.index(site)]
-        first = self._through(before, _targets(site), ())
+        first = self._through(before, _targets(site))
         work = [_Way(block.address, first[0], first[1], 1)]
         seen = set()
         looked_at = 0
@@ -117,18 +129,23 @@ class _Search:
             for address in reversed(predecessors):
                 looked_at += 1
                 if looked_at > BLOCKS_FOR_A_SITE:
-                    self.gave_up = True
+                    self.gave_up = f"more than {BLOCKS_FOR_A_SITE} blocks looked at"
                     return
-                targets, involved = self._through(self.function.blocks[address].instructions, way.targets, way.involved)
+                if (address, way.targets) not in self.passages:
+                    instructions = self.function.blocks[address].instructions
+                    self.passages[address, way.targets] = self._through(instructions, way.targets)
+                targets, more = self.passages[address, way.targets]
+                involved = way.involved + more
                 state = (address, targets, involved)
                 if state not in seen:
                     seen.add(state)
                     work.append(_Way(address, targets, involved, way.length + 1))
 
     def _through(
-        self, instructions: tuple[Instruction, ...], targets: frozenset[Varnode], involved: tuple[Instruction, ...]
+        self, instructions: tuple[Instruction, ...], targets: frozenset[Varnode]
     ) -> tuple[frozenset[Varnode], tuple[Instruction, ...]]:
-        """Go backwards through the instructions of one block, until the list is empty."""
+        """Go backwards through the instructions of one block, until the list is empty: return it and the involved."""
+        involved: list[Instruction] = []
         for instruction in reversed(instructions):
             if not targets:
                 break
@@ -136,8 +153,8 @@ class _Search:
             changed = {target for target in targets if any(_overlap(target, output) for output in written)}
             if changed:
                 targets = self._updated(instruction, targets, changed, written)
-                involved = (*involved, instruction)
-        return targets, involved
+                involved.append(instruction)
+        return targets, tuple(involved)
 
     def _updated(
         self,

@@ -16,12 +16,12 @@ from sekisho.flow.model import Call, Edge, Module
 from sekisho.values.abstract import BOOLEAN, Abstract, constant, finite, join, top
 from sekisho.values.condition import refine
 from sekisho.values.convention import Convention, Place, convention
-from sekisho.values.expression import Expression, Value, anything, linear, make, replace, substitute, sum_of, symbol
+from sekisho.values.expression import Expression, Value, anything, linear, make, names, replace, substitute, sum_of, symbol
 from sekisho.values.kernel import ALLOCATORS, ARITY, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, zeroes
 from sekisho.values.memory import Memory, Region
 from sekisho.values.operation import _BINARY, mask, signed
 from sekisho.values.options import Options
-from sekisho.values.routine import Routine, Stretch, prepare, preserves, program_of
+from sekisho.values.routine import Routine, Stretch, named, parameters, prepare, preserves, program_of
 from sekisho.values.segment import ARITHMETIC, Step
 from sekisho.values.state import Joiner, Slots, State, rename
 
@@ -53,6 +53,8 @@ class Link:
     tail: bool = False
     """A tail call: the callee returns as its caller does."""
     state: State | None = None
+    returned: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    """What each exit of the callee last brought, and to which node: nothing is done twice."""
 
 
 @dataclass(eq=False, slots=True)
@@ -120,6 +122,10 @@ class Node:
     queued: bool = False
     visits: int = 0
     joiner: Joiner | None = None
+    after: State | None = None
+    """The state that it last returned with."""
+    published: Slots | None = None
+    """The slots that others have last been shown (init only)."""
     ways: list[Way] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
 
@@ -152,6 +158,8 @@ class Interpreter:
         self.owners: dict[Expression, int] = {}
         """The function in which a symbol gets its value."""
         self.closures: dict[int, frozenset[int]] = {}
+        self.changes: dict[int, frozenset[Place]] = {}
+        self.used: dict[int, frozenset[Place]] = {}
         self.arity: dict[str, int] = dict(ARITY)
         self.widened: dict[tuple[int, str], None] = {}
         self.stacks = 0
@@ -238,7 +246,7 @@ class Interpreter:
         """Return a function prepared for interpretation."""
         found = self.routines.get(address)
         if found is None:
-            found = self.routines[address] = prepare(self.module.functions[address], self.convention)
+            found = self.routines[address] = prepare(self.module.functions[address], self.convention, self.image)
         return found
 
     def _reaching(self) -> frozenset[int]:
@@ -247,7 +255,9 @@ class Interpreter:
         callers: dict[int, set[int]] = {}
         found = set()
         for address, function in functions.items():
-            if function.sites or any(call.target is None and call.extern is None for call in function.calls):
+            calls = [named(block, self.image) for block in function.blocks.values() if block.call is not None]
+            unknown = any(call is not None and call.target is None and call.extern is None for call in calls)
+            if function.sites or unknown:
                 found.add(address)
             for call in function.calls:
                 if call.target is not None:
@@ -703,8 +713,9 @@ class Interpreter:
 
     def _publish(self, node: Node, state: State) -> None:
         """Other runs may begin now: they see what init has stored so far."""
-        if not self._early(node):
+        if not self._early(node) or node.published is state.slots:
             return
+        node.published = state.slots
         written: set[int] = set()
         for address, (size, value) in state.slots.items():
             if not self.is_stack(address):
@@ -956,7 +967,7 @@ class Interpreter:
                     result.append((head, known[head]))
                 continue
             if head not in node.stretch.loops:
-                if self._countable(routine, head, self._early(node)):
+                if self._countable(routine, head, self._early(node) and node.activation.depth == 0):
                     result.append((head, 0))
             elif head in known:
                 current = known[head]
@@ -1044,8 +1055,7 @@ class Interpreter:
         link = self._link(node, call, back, callee, stack)
         self._flow(node, self._node(routine.entry, callee, ()), state, "call")
         if link:
-            for waiting in callee.exits.values():
-                self._queue(waiting)
+            self._resume(callee)
 
     def _exact(self, node: Node, state: State, target: int) -> bool:
         """Whether the callee is to see the caller's whole state: in init, and when it is given the caller's stack."""
@@ -1054,7 +1064,7 @@ class Interpreter:
             return False
         if self._recursive(activation, target):
             return False
-        if self._early(node):
+        if self._early(node) and (activation.depth == 0 or target not in self.reaching):
             return True
         return any(
             isinstance(value, int) and self.is_stack(value)
@@ -1091,10 +1101,11 @@ class Interpreter:
         """Enter the one context that is left for a function; only arguments go in, only the result comes out."""
         address = routine.function.address
         many = len(self.activations) >= self.options.contexts
-        key: object = ("merged", address) if many else ("site", call.address, address, node.rounds)
+        alone = many or (self.word == 8 and not self._used(address))
+        key: object = ("merged", address) if alone else ("site", call.address, address, node.rounds)
         callee = self.activations.get(key)
         if callee is None:
-            priority = (2, address) if many else (*node.priority, call.address, address)
+            priority = (1, address) if alone else (*node.priority, call.address, address)
             callee = self._activation(
                 key,
                 routine,
@@ -1136,8 +1147,7 @@ class Interpreter:
                 fresh = True
         self._flow(node, self._node(routine.entry, callee, ()), State(registers, slots, environment), "call")
         if fresh:
-            for waiting in callee.exits.values():
-                self._queue(waiting)
+            self._resume(callee)
 
     def _parameter(
         self, state: State, value: Value, callee: Activation, place: int, environment: dict[Expression, Abstract]
@@ -1165,7 +1175,16 @@ class Interpreter:
                 node.ways.append(Way(None, "return"))
                 return
         activation.exits[node.number] = node
+        node.after = state
         self._return_to(node, state, activation, set())
+
+    def _resume(self, callee: Activation) -> None:
+        """Let what the callee's exits brought last reach callers that were not there then, or have changed."""
+        for number in sorted(callee.exits):
+            waiting = callee.exits[number]
+            if waiting.after is not None and not waiting.queued:
+                waiting.ways = [way for way in waiting.ways if way.kind != "return"]
+                self._return_to(waiting, waiting.after, waiting.activation, set())
 
     def _return_to(self, node: Node, state: State, activation: Activation, seen: set[int]) -> None:
         for link in list(activation.links.values()):
@@ -1204,7 +1223,7 @@ class Interpreter:
         if caller is None or not wanted:
             return
         before = link.caller.stretch
-        changed = self._changes(activation.routine.function.address, set())
+        changed = self._changes(activation.routine.function.address)
         for place in wanted:
             if place in changed or place in before.segment.registers:
                 continue
@@ -1212,22 +1231,52 @@ class Interpreter:
             if value is not None:
                 registers[place] = value if isinstance(value, int) else anything(caller.abstract(value), self.word)
 
-    def _changes(self, address: int, seen: set[int]) -> frozenset[Place]:
+    def _used(self, address: int) -> frozenset[Place]:
+        """Return the arguments that make a difference to a function."""
+        known = self.used.get(address)
+        if known is None:
+            if address not in self.module.functions:
+                return frozenset()
+            self.used[address] = frozenset()  # for recursion
+            known = self.used[address] = parameters(self.routine(address), self.convention, self._used)
+        return known
+
+    def _changes(self, address: int) -> frozenset[Place]:
         """Return the registers that a function and its callees may change."""
-        if address in seen or address not in self.module.functions:
-            return frozenset()
-        seen.add(address)
-        found = set(self.routine(address).changed)
-        for call in self.module.functions[address].calls:
-            if call.extern is not None or call.target is None:
-                if not preserves(call.extern):
+        known = self.changes.get(address)
+        if known is not None:
+            return known
+        found: set[Place] = set()
+        for callee in self._closure(address):
+            routine = self.routine(callee)
+            found |= routine.changed
+            for stretch in routine.stretches.values():
+                call = stretch.call
+                if call is not None and (call.extern is not None or call.target is None) and not preserves(call.extern):
                     found |= self.convention.clobbered
-            else:
-                found |= self._changes(call.target, seen)
-        return frozenset(found)
+            if self.convention.clobbered <= found:
+                break
+        result = self.changes[address] = frozenset(found)
+        return result
 
     def _return_merged(self, node: Node, state: State, link: Link, activation: Activation) -> None:
         assert link.state is not None
+        results = tuple(
+            state.registers.get(place)
+            for place in (self.convention.result, self.convention.second)
+            if place in link.stretch.live
+        )
+        known = tuple(
+            state.environment.get(used)
+            for value in results
+            if isinstance(value, Expression)
+            for used in names(value.symbols)
+        )
+        brought = (results, known, link.state)
+        last = link.returned.get(node.number)
+        if last is not None and last[0] == results and last[1] == known and last[2] is link.state:
+            node.ways.append(Way(last[3], "return"))  # type: ignore[arg-type]
+            return
         before = State(dict(link.state.registers), link.state.slots, dict(link.state.environment))
         for place in self.convention.clobbered:
             before.registers.pop(place, None)
@@ -1247,7 +1296,9 @@ class Interpreter:
         self._survivors(link, activation, state, before.registers)
         before.registers[self.convention.stack] = link.stack
         rounds = self._rounds(link.caller, before, link.stretch)
-        self._flow(node, self._node(link.stretch, link.activation, rounds), before, "return")
+        target = self._node(link.stretch, link.activation, rounds)
+        link.returned[node.number] = (*brought, target)
+        self._flow(node, target, before, "return")
 
     def _closure(self, address: int) -> frozenset[int]:
         """Return the functions that a call of this one may run (every one, if it makes indirect calls)."""

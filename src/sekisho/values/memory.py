@@ -15,6 +15,8 @@ HEAP_FIRST = {8: 0x6000_0000_0000, 4: 0xC000_0000}
 HEAP_STEP = {8: 0x100_0000, 4: 0x1_0000}
 _GROWTH = 24
 """How often a cell may grow before it is widened."""
+_COUNTING = 6
+"""The same, when it grows in one direction."""
 
 Reader = object
 
@@ -183,7 +185,8 @@ class Memory:
             if new == old:
                 return
             count = self.growth[key] = self.growth.get(key, 0) + 1
-            if count > _GROWTH:
+            counting = old.values is not None and (value.lo > old.hi or value.hi < old.lo)
+            if count > (_COUNTING if counting else _GROWTH):
                 new = top(size, f"{self.name(address)} takes too many values")
             elif count > 3 and new.values is None:
                 new = widen(old, new, (), size, f"{self.name(address)} takes too many values")

@@ -4,10 +4,12 @@ Blocks are cut before every I/O instruction and behind every call, so that a seg
 instruction. That makes segments the places from which protocols are built.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sekisho.flow.model import Block, Call, Edge, Function
-from sekisho.lift import Access, Instruction
+from sekisho.image import Image
+from sekisho.lift import CONST, RAM, Access, Instruction
 from sekisho.values.convention import Convention, Place
 from sekisho.values.expression import Expression, Value
 from sekisho.values.segment import Builder, Program, Segment, compile_segment
@@ -74,11 +76,29 @@ def preserves(name: str | None) -> bool:
     return name is not None and (name.startswith("pv_ops") or name.startswith(_PRESERVING))
 
 
-def prepare(function: Function, convention: Convention) -> Routine:
+def named(block: Block, image: Image) -> Call | None:
+    """Return the block's call, with `extern` set where it goes through memory of the kernel (`call *pv_ops+0x118`)."""
+    call = block.call
+    if call is None or call.extern is not None or call.operand is None:
+        return call
+    place = call.operand
+    for op in block.last.ops:
+        # SLEIGH copies the pointer from memory to a temporary first.
+        if op.output == place and op.inputs[0].space in (RAM, CONST):
+            place = op.inputs[0]
+            break
+    else:
+        if place.space != RAM:
+            return call
+    found = image.extern_at(place.offset)
+    return call if found is None else call._replace(extern=f"{found[0].name}+{found[1]:#x}")
+
+
+def prepare(function: Function, convention: Convention, image: Image) -> Routine:
     """Cut a function into stretches and find order, loops and live registers."""
     stretches: dict[int, Stretch] = {}
     for block in function.blocks.values():
-        for stretch in _cut(block, convention):
+        for stretch in _cut(block, convention, image):
             stretches[stretch.address] = stretch
     routine = Routine(function, stretches)
     _arrange(routine)
@@ -95,7 +115,7 @@ def program_of(stretch: Stretch) -> Program:
     return stretch.program
 
 
-def _cut(block: Block, convention: Convention) -> list[Stretch]:
+def _cut(block: Block, convention: Convention, image: Image) -> list[Stretch]:
     groups: list[list[Instruction]] = [[]]
     for instruction in block.instructions:
         if instruction.access is not None and groups[-1]:
@@ -106,7 +126,7 @@ def _cut(block: Block, convention: Convention) -> list[Stretch]:
         last = number == len(groups) - 1
         builder = Builder(convention)
         segment = builder.build(group)
-        call = block.call if last else None
+        call = named(block, image) if last else None
         if call is not None and call.operand is not None and (call.extern is None):
             # The callee's address, wherever a thunk takes it from.
             if segment.target is None or group[-1].kind in ("call", "jump", "branch"):
@@ -212,15 +232,44 @@ def _thresholds(routine: Routine) -> tuple[int, ...]:
 
 
 def _liveness(routine: Routine, convention: Convention) -> None:
-    every = frozenset(convention.names)
-    at_return = convention.saved | {convention.stack, convention.result, convention.second}
     at_call = frozenset(convention.arguments) | {convention.stack}
+    live, out = _live(routine, convention, lambda call: at_call)
+    for address, stretch in routine.stretches.items():
+        stretch.live, stretch.live_out = live[address], out[address]
+
+
+def parameters(routine: Routine, convention: Convention, used: Callable[[int], frozenset[Place]]) -> frozenset[Place]:
+    """Return the argument registers that decide something here, or in functions that are called with them.
+
+    `used` gives the same of a callee. Arguments that are only handed on to the kernel do not count.
+    """
+
+    def at_call(call: Call) -> frozenset[Place]:
+        return used(call.target) if call.target is not None and call.extern is None else frozenset()
+
+    live, _ = _live(routine, convention, at_call)
+    return live[routine.function.address] & frozenset(convention.arguments)
+
+
+_Live = dict[int, frozenset[Place]]
+
+
+def _live(
+    routine: Routine, convention: Convention, at_call: Callable[[Call], frozenset[Place]]
+) -> tuple[_Live, _Live]:
+    """Return the registers live before and behind each stretch."""
+    every = frozenset(convention.names)
+    at_return = convention.saved | {convention.stack, convention.result}
+    if convention.word == 4:
+        at_return |= {convention.second}  # numbers of 64 bits come back in two registers
     stretches = routine.stretches
     before: dict[int, list[int]] = {address: [] for address in stretches}
     for address, stretch in stretches.items():
         for edge in stretch.edges:
             if edge.target in before:
                 before[edge.target].append(address)
+    lives: _Live = dict.fromkeys(stretches, frozenset())
+    outs: _Live = dict.fromkeys(stretches, frozenset())
     todo = list(stretches)
     waiting = set(todo)
     while todo:
@@ -229,14 +278,13 @@ def _liveness(routine: Routine, convention: Convention) -> None:
         stretch = stretches[address]
         out: frozenset[Place] = frozenset()
         for edge in stretch.edges:
-            if edge.target in stretches:
-                out |= stretches[edge.target].live
-        if stretch.call is not None:
-            if stretch.call.target is None or stretch.call.extern is not None:
-                if not preserves(stretch.call.extern):
-                    out -= convention.clobbered
-            out |= at_call
-            if stretch.call.tail:
+            out |= lives.get(edge.target, frozenset())
+        call = stretch.call
+        if call is not None:
+            if (call.target is None or call.extern is not None) and not preserves(call.extern):
+                out -= convention.clobbered
+            out |= at_call(call)
+            if call.tail:
                 out |= at_return
         if stretch.ends in ("return", "indirect"):
             out |= at_return if stretch.ends == "return" else every
@@ -248,12 +296,12 @@ def _liveness(routine: Routine, convention: Convention) -> None:
                 live.add(place)
             else:
                 live |= depends
-        # A program's inputs are those of everything it computes.
+        outs[address] = out
         found = frozenset(live)
-        stretch.live_out = out
-        if found != stretch.live:
-            stretch.live = found
+        if found != lives[address]:
+            lives[address] = found
             for earlier in before[address]:
                 if earlier not in waiting:
                     waiting.add(earlier)
                     todo.append(earlier)
+    return lives, outs

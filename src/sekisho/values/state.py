@@ -63,13 +63,14 @@ def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "o
             value = new
         registers[place] = value
     changed = False
-    for address, (size, value) in state.slots.items():
+    for address, entry in state.slots.items():
+        value = entry[1]
         if isinstance(value, Expression) and not gone.isdisjoint(value.symbols):
             new = symbol((kind, owner, address), value.size)
             added[new] = state.abstract(value)
-            value = new
+            entry = (entry[0], new)
             changed = True
-        slots[address] = (size, value)
+        slots[address] = entry
     state.registers = registers
     if changed:
         state.slots = slots
@@ -129,15 +130,16 @@ class Joiner:
                 changed = True
             return result
 
-        word = 0
         theirs = new.registers
         for place, a in old.registers.items():
             b = theirs.get(place)
             if b is None:
                 changed = True
                 continue
-            if not word:
-                word = a.size if isinstance(a, Expression) else b.size if isinstance(b, Expression) else 0
+            if a is b or a == b:
+                if a.__class__ is int or not stale or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
+                    registers[place] = a
+                    continue
             size = a.size if isinstance(a, Expression) else b.size if isinstance(b, Expression) else 8
             registers[place] = merge(place, size, a, b)
         if old.slots is new.slots and not stale:
@@ -153,6 +155,10 @@ class Joiner:
                 if other is None or other[0] != size:
                     changed = True
                     continue
+                if a is other[1] or a == other[1]:
+                    if a.__class__ is int or not stale or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
+                        slots[address] = entry
+                        continue
                 merged_value = merge(address, size, a, other[1])
                 slots[address] = entry if merged_value is a else (size, merged_value)
             if len(slots) == len(old.slots) and all(slots[k] is v for k, v in old.slots.items()):
@@ -184,16 +190,11 @@ class Joiner:
         """A mixture is named after what is mixed, as long as that has a name."""
         texts: set[str] = set()
         for value in (a, b):
-            if isinstance(value, Expression) and value is not result:
-                text = self.sources.get(value)
-                if text is None and len(value.symbols) == 1:
-                    (only,) = value.symbols
-                    text = self.sources.get(only)
-                if text is None:
-                    return
-                texts |= set(text.split(" | "))
-        if result in self.sources:
-            texts |= set(self.sources[result].split(" | "))
+            if isinstance(value, Expression):
+                for used in value.symbols:
+                    text = self.sources.get(used)
+                    if text:
+                        texts.update(text.split(" | "))
         if texts:
             self.sources[result] = " | ".join(sorted(texts)[:4])
 

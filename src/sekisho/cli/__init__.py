@@ -13,7 +13,20 @@ import typer
 from sekisho.errors import SekishoError
 
 # In the order a newcomer meets them.
-COMMANDS: tuple[str, ...] = ("analyze", "build", "show", "check", "run", "status", "watch", "mode", "reload", "lab")
+COMMANDS: tuple[str, ...] = (
+    "analyze",
+    "explain",
+    "graph",
+    "build",
+    "show",
+    "check",
+    "run",
+    "status",
+    "watch",
+    "mode",
+    "reload",
+    "lab",
+)
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

@@ -46,7 +46,7 @@ def analyze(
     gc.disable()
     from sekisho.report.analysis import document, print_tables
 
-    run = _method(method)
+    run = chosen(method)
     results = []
     with _progress(len(files)) as step:
         for file in files:
@@ -71,7 +71,8 @@ def _result(file: Path, run: "Callable[[Module], Analysis]") -> "Result":
     return result(file, module, run(module))
 
 
-def _method(method: Method) -> "Callable[[Module], Analysis]":
+def chosen(method: Method) -> "Callable[[Module], Analysis]":
+    """Return the analysis of that name; raises `SekishoError` if this build has none."""
     if method is Method.backward:
         from sekisho.values.backward import analyze as backward
 

@@ -70,11 +70,9 @@ def draw_calls(module: Module) -> graphviz.Digraph:
     graph = _digraph("calls")
     entries = {entry.address: entry.kind for entry in module.entries}
     for address in sorted(leading):
-        graph.node(
-            f"f{address:x}",
-            _label(_summary(module.functions[address], entries.get(address))),
-            **_marked(module, address),
-        )
+        function = module.functions[address]
+        label = _label(_summary(function, entries.get(address)))
+        graph.node(f"f{address:x}", label, **(_IO if function.sites else {}))
     for caller, callee in sorted(set(calls)):
         if caller in leading and callee in leading:
             graph.edge(f"f{caller:x}", f"f{callee:x}")

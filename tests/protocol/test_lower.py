@@ -4,12 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sekisho.protocol.expression import Constant, Name, evaluate
-from sekisho.protocol.lower import lower
+from sekisho.protocol.lower import Named, lower
 from sekisho.values.expression import Expression, Value, compute, make, symbol
 from sekisho.values.operation import mask
 
 SYMBOLS = {size: [symbol(("s", size, number), size) for number in range(2)] for size in (1, 2, 4, 8)}
-NAMES = {each: Name(f"v{size}_{number}") for size, all_of in SYMBOLS.items() for number, each in enumerate(all_of)}
+NAMES = Named(
+    {each: Name(f"v{size}_{number}") for size, all_of in SYMBOLS.items() for number, each in enumerate(all_of)}
+)
 SAME = ["add", "sub", "mul", "and", "or", "xor", "shl", "shr", "sar"]
 COMPARE = ["eq", "ne", "ult", "ule", "slt", "sle", "carry", "sborrow"]
 
@@ -50,10 +52,11 @@ def test_a_lowered_expression_has_the_same_lower_bits_or_is_unknown(
     }
     if extended:
         numbers |= {each: sign_extend(numbers[each] & 0xFFFFFFFF) for each in SYMBOLS[8]}
-    tree = lower(value, NAMES, SYMBOLS[8] if extended else ())
+    bits = data.draw(st.sampled_from([0xFFFFFFFF, 0xFF, 0xE0, 0x80, 0xFFFF]))
+    tree = lower(value, NAMES, SYMBOLS[8] if extended else (), bits)
     found = evaluate(tree, {NAMES[each].name: number & 0xFFFFFFFF for each, number in numbers.items()})
     if found is not None:
-        assert found == compute(value, numbers) & 0xFFFFFFFF
+        assert found & bits == compute(value, numbers) & bits
 
 
 def test_a_poll_of_a_status_register_keeps_its_condition() -> None:

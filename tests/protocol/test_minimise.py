@@ -1,10 +1,12 @@
 """Minimising keeps the language; what the tests compare is every accepted sequence up to a length."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sekisho.protocol.minimise import minimise
-from sekisho.protocol.model import END, Edge, Entry, Node, Protocol
+from sekisho.protocol.model import END, Edge, Entry, Global, Node, Protocol
 from tests.protocol.languages import Word, language
 
 
@@ -60,12 +62,14 @@ def test_places_that_behave_alike_become_one() -> None:
     assert "1 more call strings" in small.nodes[0].comment
 
 
-def test_a_silent_node_behind_a_condition_stays() -> None:
+@pytest.mark.parametrize(("tracked", "left"), [((), {"p"}), (("g",), {"s", "p"})])
+def test_a_silent_node_stays_where_others_could_notice_when_it_is_passed(
+    tracked: tuple[str, ...], left: set[str]
+) -> None:
     program = protocol(["s"], {"s": (None, ["p"]), "p": (0, [END])})
-    guarded = Protocol(
-        **{
-            **{name: getattr(program, name) for name in program.__struct_fields__},
-            "entries": (Entry("e", "task", (Edge("s", when="g == 1"),)),),
-        }
+    guarded = replace(
+        program,
+        globals=tuple(map(Global, tracked)),
+        entries=(Entry("e", "task", (Edge("s", when="g == 1"),)),),
     )
-    assert {node.id for node in minimise(guarded).nodes} == {"s", "p"}
+    assert {node.id for node in minimise(guarded).nodes} == left

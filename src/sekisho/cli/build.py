@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sekisho.errors import SekishoError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sekisho.flow import Module
-    from sekisho.values.model import Analysis
+    from sekisho.policy import Device
+    from sekisho.protocol.model import Protocol
 
 
 def build(
@@ -29,6 +34,10 @@ def build(
     firmware: Annotated[
         Literal["allow", "deny"], typer.Option(help="Requests of firmware in ROM, before an operating system runs.")
     ] = "allow",
+    guards: Annotated[
+        bool,
+        typer.Option(help="Also follow conditions and variables of the driver (slow, and not yet tight by sequence)."),
+    ] = False,
 ) -> None:
     """Derive a policy from the binaries of a virtual machine's drivers.
 
@@ -40,13 +49,12 @@ def build(
     from sekisho.policy.catalogue import device as known
     from sekisho.policy.catalogue import devices_of
     from sekisho.policy.model import VERSION
-    from sekisho.protocol.build import build as build_protocol
 
-    protocols = []
-    for file in files:
-        module = recover(load(file))
-        protocols.append(build_protocol(module, _analyze(module, method), name=file.name.partition(".")[0]))
-    devices = tuple(map(known, device)) if device else devices_of(protocols)
+    if guards and (method != "full" or not device):
+        raise SekishoError("--guards needs --method full and --device")
+    owned = tuple(map(known, device or ()))
+    protocols = [_protocol(recover(load(file)), method, owned, file.name.partition(".")[0], guards) for file in files]
+    devices = owned or devices_of(protocols)
     policy = Policy(
         version=VERSION,
         on_denial=on_denial,
@@ -64,8 +72,21 @@ def build(
         )
 
 
-def _analyze(module: "Module", method: str) -> "Analysis":
-    from importlib import import_module
+def _protocol(module: "Module", method: str, devices: "Sequence[Device]", name: str, guards: bool) -> "Protocol":
+    from sekisho.protocol.build import build, build_guarded
 
-    found: Analysis = import_module(f"sekisho.values.{method}").analyze(module)
-    return found
+    if method == "backward":
+        from sekisho.values import backward
+
+        return build(module, backward.analyze(module), name=name)
+    from sekisho.values import full
+
+    if not guards:
+        return build(module, full.analyze(module), name=name)
+    from sekisho.policy.address import parse_ranges
+    from sekisho.protocol.facts import Observer
+
+    observer = full.interpret(module, kind=Observer)
+    assert isinstance(observer, Observer)
+    owned = [each for device in devices for each in parse_ranges(device.guarded, device.space)]
+    return build_guarded(module, full.report(observer), observer.facts(), owned, name=name)

@@ -1,15 +1,18 @@
 """Puts a protocol together: control flow from `flow`, rules from `values`, call strings, minimisation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sekisho.flow import Module
 from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
+from sekisho.protocol.facts import Facts
+from sekisho.protocol.instance import one_instance, ports
 from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import Driver, Kind, Note, Protocol
 from sekisho.protocol.residual import Point, Residual, simplify
 from sekisho.protocol.rules import Rule, rules
 from sekisho.protocol.sites import sites
+from sekisho.protocol.sliced import Sliced, sliced
 from sekisho.values.model import Analysis
 
 SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 2, "timer": 2}
@@ -17,14 +20,47 @@ SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 
 
 
 def build(module: Module, analysis: Analysis, *, name: str) -> Protocol:
-    """Return the protocol of a driver from what the analysis found out about its sites."""
-    found_rules = rules(analysis)
-    addresses, found = sites(module)
-    residual, widened = control(module, {address: index for index, address in enumerate(addresses)})
-    entries, nodes, cut = expand(simplify(_ruled(residual, found_rules)))
-    notes = [
-        Note("site", found_rules[at].widened, at=module.image.name(at)) for at in addresses if found_rules[at].widened
-    ]
+    """Return the protocol of a driver's control flow, with the rules that the analysis found for its sites."""
+    found = rules(analysis)
+    addresses, _ = sites(module)
+    residual, widened = control(module, _numbers(addresses))
+    program = simplify(_ruled(residual, found))
+    return _protocol(module, analysis, name, found, Sliced(program, (), ()), widened)
+
+
+def build_guarded(
+    module: Module, analysis: Analysis, facts: Facts, owned: Sequence[tuple[int, int]], *, name: str
+) -> Protocol:
+    """Return the protocol with guards and tracked globals as well; `owned` are the device's addresses (inclusive)."""
+    excluded, assumed = one_instance(facts, owned)
+    facts.exclude(excluded)
+    addresses, _ = sites(module)
+    found = {site: _narrowed(rule, ports(facts, site, excluded)) for site, rule in rules(analysis).items()}
+    names = {address: function.name for address, function in module.functions.items()}
+    program = sliced(facts, _numbers(addresses), found, names)
+    return _protocol(module, analysis, name, found, program, (), assumed)
+
+
+def _narrowed(rule: Rule, numbers: tuple[int, ...] | None) -> Rule:
+    return Rule(tuple(map(hex, numbers)), rule.value, rule.widened) if numbers else rule
+
+
+def _numbers(addresses: Sequence[int]) -> dict[int, int]:
+    return {address: index for index, address in enumerate(addresses)}
+
+
+def _protocol(
+    module: Module,
+    analysis: Analysis,
+    name: str,
+    found: Mapping[int, Rule],
+    program: Sliced,
+    widened: tuple[Note, ...],
+    assumed: tuple[Note, ...] = (),
+) -> Protocol:
+    addresses, listed = sites(module)
+    entries, nodes, cut = expand(program.residual)
+    notes = [Note("site", found[at].widened, at=module.image.name(at)) for at in addresses if found[at].widened]
     return minimise(
         Protocol(
             name=name,
@@ -34,13 +70,13 @@ def build(module: Module, analysis: Analysis, *, name: str) -> Protocol:
                 module.image.architecture,
                 module.image.release,
             ),
-            sites=found,
-            globals=(),
-            locals=(),
+            sites=listed,
+            globals=program.globals,
+            locals=program.locals,
             entries=entries,
             nodes=nodes,
             slots=dict(SLOTS),
-            assumptions=(Note("slots", "no more runs of a kind are open at once than the slots say"),),
+            assumptions=(Note("slots", "no more runs of a kind are open at once than the slots say"), *assumed),
             widened=(*widened, *cut, *notes),
             method=analysis.method,
         )

@@ -70,7 +70,7 @@ class _Expansion:
             where = _Where(opening.routine, ())
             ahead.append(where)
             self.callers[where].add((where, -1))
-            entries.append(Entry(opening.routine, opening.kind, (Edge(self._name(where, 0)),)))
+            entries.append(Entry(opening.routine, opening.kind, (Edge(self._name(where, 0), "", dict(opening.set)),)))
         visited: set[_Where] = set()
         size = 0
         while ahead:

@@ -6,7 +6,8 @@ kernel and module addresses, null pointers and what C calls an int. What cannot 
 ways.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from typing import Protocol
 
 from sekisho.protocol.expression import Binary, Constant, Tree, Unary
 from sekisho.values.expression import Expression, Value, possible
@@ -31,25 +32,82 @@ def sign_extended(value: Value, extended: Collection[Expression]) -> bool:
     return possible(value) <= 0x7FFFFFFF
 
 
-def lower(value: Value, names: Mapping[Expression, Tree], extended: Collection[Expression] = ()) -> Tree:
-    """Return the lower 32 bits of `value` as an engine expression; a symbol that is not in `names` is ANY.
+class Names(Protocol):
+    """What symbols are called."""
 
-    `names` says where the lower 32 bits of each symbol are. The result is exact or ANY.
+    def tree(self, symbol: Expression, bits: int) -> Tree:
+        """Return an expression that agrees with the symbol in `bits`, or ANY."""
+
+
+class Named(dict[Expression, Tree]):
+    """Names for symbols, whichever of their bits are wanted."""
+
+    def tree(self, symbol: Expression, bits: int) -> Tree:
+        """Return the symbol's name."""
+        return self.get(symbol, ANY)
+
+
+def lower(value: Value, names: Names, extended: Collection[Expression] = (), bits: int = _WORD) -> Tree:
+    """Return an engine expression that agrees with `value` in the wanted `bits` of its lower 32, or ANY.
+
+    A symbol that `names` does not know is ANY, and so is all that depends on it.
     """
     if isinstance(value, int):
         return Constant(value & _WORD)
     if value.op == "symbol":
-        return names.get(value, ANY)
+        return names.tree(value, bits)
     if value.op == "any":
         return ANY
-    arguments = [lower(argument, names, extended) for argument in value.args]
-    if any(argument == ANY for argument in arguments):
-        return ANY
-    if len(arguments) == 1:
-        return _unary(value, arguments[0])
+    if not bits:
+        return Constant(0)
     if value.op in _COMPARISONS:
-        return _comparison(value, arguments, extended)
-    return _binary(value, *arguments)
+        return _comparison(value, names, extended)
+    wanted = _wanted(value, bits)
+    if wanted is None:
+        return ANY
+    arguments = [lower(argument, names, extended, need) for argument, need in zip(value.args, wanted, strict=True)]
+    if ANY in arguments:
+        return ANY
+    return _unary(value, arguments[0]) if len(arguments) == 1 else _binary(value, *arguments)
+
+
+def _wanted(value: Expression, bits: int) -> tuple[int, ...] | None:
+    """Return which bits of the operands decide about `bits` of the value; None if it cannot be expressed."""
+    op, width = value.op, value.width
+    bits &= mask(min(value.size, 4))
+    low = (1 << bits.bit_length()) - 1
+    other = value.args[-1]
+    whole = _WORD & mask(min(width, 4))
+    match op:
+        case "add" | "sub" | "mul":
+            return low, low
+        case "neg":
+            return (low,)
+        case "not":
+            return (bits,)
+        case "and":
+            left = value.args[0]
+            return (
+                bits & other if isinstance(other, int) else bits,
+                bits & left if isinstance(left, int) else bits,
+            )
+        case "or" | "xor":
+            return bits, bits
+        case "zext":
+            return (bits & whole,)
+        case "sext":
+            return (bits if bits <= whole >> 1 else whole,)
+        case "shl" if _narrow(other):
+            return low, _WORD
+        case "shr" if _narrow(value.args[0]) and _narrow(other):
+            return _WORD if not isinstance(other, int) else (bits << other) & _WORD, _WORD
+        case "piece":
+            return bits >> min(8 * width, 32), bits & whole
+        case "subpiece" if isinstance(other, int):
+            wanted = bits << (8 * other)
+            if wanted <= _WORD or _narrow(value.args[0]):
+                return wanted & _WORD, _WORD
+    return None
 
 
 def _unary(value: Expression, argument: Tree) -> Tree:
@@ -71,34 +129,35 @@ def _binary(value: Expression, left: Tree, right: Tree) -> Tree:
     if op in _RING:
         return _cut(Binary(_RING[op], left, right), size)
     match op:
-        case "shl" if _narrow(value.args[1]):
+        case "shl":
             return _cut(Binary("<<", left, right), size)
-        case "shr" if _narrow(value.args[0]) and _narrow(value.args[1]):
+        case "shr":
             return Binary(">>", left, right)
-        case "piece" if width >= 4:
+        case "piece" if width >= 4 or left == Constant(0):
             return right
         case "piece":
             return Binary("|", Binary("<<", left, Constant(8 * width)), right)
         case "subpiece":
             offset = value.args[1]
-            assert isinstance(offset, int)
-            if offset + size <= 4 or offset == 0 or _narrow(value.args[0]):
-                return _cut(Binary(">>", left, Constant(8 * offset)) if offset else left, size)
+            return _cut(Binary(">>", left, Constant(8 * offset)) if isinstance(offset, int) and offset else left, size)
     return ANY
 
 
-def _comparison(value: Expression, arguments: list[Tree], extended: Collection[Expression]) -> Tree:
-    left, right = arguments
+def _comparison(value: Expression, names: Names, extended: Collection[Expression]) -> Tree:
     width = value.width
+    signed = value.op in ("slt", "sle")
     if width > 4:
         if all(sign_extended(argument, extended) for argument in value.args):
             width = 4
         elif not all(_narrow(argument) for argument in value.args):
             return ANY
         else:
-            # Both below 2 ** 32, hence not negative: signed and unsigned order agree.
-            return Binary(_COMPARISONS[value.op], left, right)
-    if value.op in ("slt", "sle"):
+            # Both are below 2 ** 32, hence not negative: signed and unsigned order agree.
+            signed = False
+    left, right = (lower(argument, names, extended, mask(min(width, 4))) for argument in value.args)
+    if ANY in (left, right):
+        return ANY
+    if signed:
         sign = Constant(1 << (8 * width - 1))
         left, right = Binary("^", left, sign), Binary("^", right, sign)
     return Binary(_COMPARISONS[value.op], left, right)

@@ -20,7 +20,8 @@ def minimise(protocol: Protocol) -> Protocol:
     """
     edges = {_entry_key(entry): entry.edges for entry in protocol.entries}
     edges |= {node.id: node.edges for node in protocol.nodes}
-    cut_passages(edges, {node.id for node in protocol.nodes if node.site is None})
+    tracked = [variable.name for variable in protocol.globals]
+    cut_passages(edges, {node.id for node in protocol.nodes if node.site is None}, tracked)
     kept = reachable(edges, [_entry_key(entry) for entry in protocol.entries])
     nodes = {node.id: replace(node, edges=edges[node.id]) for node in protocol.nodes if node.id in kept}
     labels = {name: (node.site, node.addresses, node.value, node.bind) for name, node in nodes.items()}

@@ -4,10 +4,13 @@ A routine is still one per function, and calls are still calls. The slicer makes
 the calls and so gives the protocol, where every place has its calling context.
 """
 
+from collections.abc import Collection, Mapping, Sequence
+
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sekisho.protocol.model import END, Edge, Kind, Value
+from sekisho.protocol.expression import names, parse
+from sekisho.protocol.model import END, Edge, Expression, Kind, Value
 from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
 
 
@@ -44,10 +47,11 @@ class Routine(Struct, frozen=True):
 
 
 class Opening(Struct, frozen=True):
-    """An entry: the routine that the kernel calls, and as what."""
+    """An entry: the routine that the kernel calls, and as what; opening it performs the assignments `set`."""
 
     routine: str
     kind: Kind
+    set: dict[str, str] = {}
 
 
 class Residual(Struct, frozen=True):
@@ -57,20 +61,36 @@ class Residual(Struct, frozen=True):
     openings: tuple[Opening, ...]
 
 
-def simplify(residual: Residual) -> Residual:
-    """Return the same program with each routine made small: what is inlined many times should be short."""
-    routines = {name: _simplify(routine) for name, routine in residual.routines.items()}
-    return Residual(routines, residual.openings)
+def simplify(residual: Residual, tracked: Collection[str] = ()) -> Residual:
+    """Return the same program with each routine made small: what is inlined many times should be short.
+
+    Where both ways of a condition come to the same, it goes, and with it the variables that only it looked at: so it
+    is done again until nothing changes.
+    """
+    while True:
+        routines = {name: _simplify(routine, tracked) for name, routine in residual.routines.items()}
+        used = _needed(routines)
+        owners, live = liveness(routines, tracked)
+        smaller = Residual(
+            {name: _without(routine, used, owners, live) for name, routine in routines.items()},
+            tuple(
+                replace(opening, set={name: text for name, text in opening.set.items() if name in used})
+                for opening in residual.openings
+            ),
+        )
+        if smaller == residual:
+            return smaller
+        residual = smaller
 
 
-def _simplify(routine: Routine) -> Routine:
+def _simplify(routine: Routine, tracked: Collection[str]) -> Routine:
     points = {str(index): point for index, point in enumerate(routine.points)}
     edges = {
         name: tuple(Edge(END if step.to is None else str(step.to), step.when, step.set) for step in point.steps)
         for name, point in points.items()
     }
     # The first point stays: it is where the routine is entered.
-    cut_passages(edges, {name for name, point in points.items() if name != "0" and _silent(point)})
+    cut_passages(edges, {name for name, point in points.items() if name != "0" and _silent(point)}, tracked)
     kept = reachable(edges, ["0"]) - {END}
     labels = {
         name: (name == "0", point.site, point.calls, point.may_skip, point.addresses, point.value, point.bind)
@@ -78,19 +98,123 @@ def _simplify(routine: Routine) -> Routine:
         if name in kept
     }
     first: dict[int, str] = {}
-    names = {name: first.setdefault(number, name) for name, number in alike(edges, labels).items()}
-    ordered = [name for name in points if names.get(name) == name]
+    same = {name: first.setdefault(number, name) for name, number in alike(edges, labels).items()}
+    ordered = [name for name in points if same.get(name) == name]
     index = {name: number for number, name in enumerate(ordered)}
     return Routine(
         routine.name,
         tuple(
             replace(
                 points[name],
-                steps=tuple(Step(index.get(edge.to), edge.when, edge.set) for edge in renamed(edges[name], names)),
+                steps=tuple(Step(index.get(edge.to), edge.when, edge.set) for edge in renamed(edges[name], same)),
             )
             for name in ordered
         ),
     )
+
+
+def _needed(routines: dict[str, Routine]) -> set[str]:
+    """Return the variables on which a condition or a rule depends, directly or through assignments."""
+    needed: set[str] = set()
+    sources: dict[str, set[str]] = {}
+    for routine in routines.values():
+        for point in routine.points:
+            if isinstance(point.value, Expression):
+                needed |= {name for text in point.value.equals for name in names(parse(text))}
+            for step in point.steps:
+                needed |= names(parse(step.when)) if step.when else set()
+                for name, text in step.set.items():
+                    sources.setdefault(name, set()).update(names(parse(text)))
+    ahead = list(needed)
+    while ahead:
+        for source in sources.get(ahead.pop(), set()) - needed:
+            needed.add(source)
+            ahead.append(source)
+    return needed
+
+
+def _without(
+    routine: Routine, needed: set[str], owners: Mapping[str, str], live: Mapping[str, Sequence[frozenset[str]]]
+) -> Routine:
+    """Drop assignments that nobody looks at: to variables not needed, or to locals that are not live behind them."""
+
+    def matters(name: str, step: Step) -> bool:
+        owner = owners.get(name)
+        if name not in needed or owner is None:
+            return name in needed
+        if owner == routine.name:
+            return step.to is not None and name in live[owner][step.to]
+        return name in live[owner][0]
+
+    def kept(step: Step) -> Step:
+        return replace(step, set={name: text for name, text in step.set.items() if matters(name, step)})
+
+    return Routine(
+        routine.name,
+        tuple(
+            replace(
+                point,
+                bind=point.bind if point.bind in needed else None,
+                steps=tuple(kept(step) for step in point.steps),
+            )
+            for point in routine.points
+        ),
+    )
+
+
+def liveness(
+    routines: Mapping[str, Routine], tracked: Collection[str]
+) -> tuple[dict[str, str], dict[str, list[frozenset[str]]]]:
+    """Return which routine each of its own locals belongs to, and which of them are live at each of its points.
+
+    A local that only one routine reads is that routine's own: its callers may assign it (an argument), and its callees
+    do not see it.
+    """
+    readers: dict[str, set[str]] = {}
+    for routine in routines.values():
+        for point in routine.points:
+            for name in _reads(point):
+                readers.setdefault(name, set()).add(routine.name)
+    owners = {name: next(iter(found)) for name, found in readers.items() if len(found) == 1 and name not in tracked}
+    return owners, {
+        routine.name: _live(routine, frozenset(name for name, owner in owners.items() if owner == routine.name))
+        for routine in routines.values()
+    }
+
+
+def _reads(point: Point) -> set[str]:
+    found: set[str] = set()
+    if isinstance(point.value, Expression):
+        found |= {name for text in point.value.equals for name in names(parse(text))}
+    for step in point.steps:
+        found |= names(parse(step.when)) if step.when else set()
+        found = found.union(*(names(parse(text)) for text in step.set.values()))
+    return found
+
+
+def _live(routine: Routine, own: frozenset[str]) -> list[frozenset[str]]:
+    live: list[frozenset[str]] = [frozenset()] * len(routine.points)
+    changed = True
+    while changed:
+        changed = False
+        for index in range(len(routine.points) - 1, -1, -1):
+            point = routine.points[index]
+            found: set[str] = set()
+            for step in point.steps:
+                after = frozenset() if step.to is None else live[step.to]
+                found |= after - step.set.keys()
+                found |= names(parse(step.when)) if step.when else set()
+                for name, text in step.set.items():
+                    if name in after or name not in own:
+                        found |= names(parse(text))
+            found -= {point.bind}
+            if isinstance(point.value, Expression):
+                found |= {name for text in point.value.equals for name in names(parse(text))}
+            result = frozenset(found & own)
+            if result != live[index]:
+                live[index] = result
+                changed = True
+    return live
 
 
 def _silent(point: Point) -> bool:

@@ -1,0 +1,162 @@
+"""The residual program while it is being sliced: conditions and assignments are trees, and nothing is decided yet.
+
+Everything that could be followed is here. `settle` finds out what is worth following: a variable that never holds
+anything known is ANY, and one that decides nothing is left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold, names
+from sekisho.protocol.model import Value
+
+FARTHEST = 64
+"""A loop that counts further than this is not unrolled by the engine."""
+
+ANY = Constant(None)
+TRUE = Constant(1)
+
+
+@dataclass(slots=True)
+class DraftStep:
+    """As `residual.Step`; `arguments` assigns to the parameters of the routine called at the point `to`."""
+
+    to: int | None
+    when: Tree = TRUE
+    sets: dict[str, Tree] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class DraftPoint:
+    """As `residual.Point`; `datum` is what a site writes, where that can be said."""
+
+    at: int
+    steps: list[DraftStep] = field(default_factory=list)
+    site: int | None = None
+    calls: tuple[str, ...] = ()
+    may_skip: bool = False
+    addresses: tuple[str, ...] = ()
+    value: Value | None = None
+    datum: Tree = ANY
+    bind: str | None = None
+
+
+Draft = dict[str, list[DraftPoint]]
+"""Points by routine."""
+
+
+def settle(draft: Draft, known: Iterable[str], used: Iterable[str] = ()) -> None:
+    """Replace what nothing is known of by ANY, and drop assignments to variables that decide nothing.
+
+    `known` are variables with a known value before any assignment; `used` some that matter for other reasons.
+    """
+    _make_unknown(draft, set(known))
+    _forget_counters(draft)
+    _make_unknown(draft, set(known))
+    _drop_unused(draft, set(used))
+
+
+def _steps(draft: Draft) -> Iterator[DraftStep]:
+    for points in draft.values():
+        for point in points:
+            yield from point.steps
+
+
+def _make_unknown(draft: Draft, informed: set[str]) -> None:
+    """Least fixed point: a variable is informed if it is bound to an answer or assigned something that is not ANY."""
+    definitions: dict[str, list[Tree]] = defaultdict(list)
+    for points in draft.values():
+        for point in points:
+            if point.bind is not None:
+                informed.add(point.bind)
+    readers: dict[str, set[str]] = defaultdict(set)
+    for step in _steps(draft):
+        for name, tree in step.sets.items():
+            definitions[name].append(tree)
+            for source in names(tree):
+                readers[source].add(name)
+    ahead = list(definitions)
+    while ahead:
+        name = ahead.pop()
+        if name not in informed and any(without(tree, informed) != ANY for tree in definitions[name]):
+            informed.add(name)
+            ahead.extend(readers[name])
+    for points in draft.values():
+        for point in points:
+            point.datum = without(point.datum, informed)
+    for step in _steps(draft):
+        step.when = without(step.when, informed)
+        step.sets = {name: without(tree, informed) for name, tree in step.sets.items() if name in informed}
+
+
+def _forget_counters(draft: Draft) -> None:
+    """Take variables as unknown that count far: a poll loop's ten thousand rounds are not told apart."""
+    counters: set[str] = set()
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for step in _steps(draft):
+        for name, tree in step.sets.items():
+            if isinstance(tree, Constant) and tree.value is not None:
+                numbers[name].add(min(tree.value, (-tree.value) & 0xFFFFFFFF))
+            elif isinstance(tree, Binary) and tree.operator in "+-" and name in names(tree):
+                counters.add(name)
+        for name, number in _compared(step.when):
+            numbers[name].add(number)
+    far = {name for name in counters if max(numbers[name], default=0) > FARTHEST}
+    for step in _steps(draft):
+        step.sets = {name: ANY if name in far else tree for name, tree in step.sets.items()}
+
+
+def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
+    """Yield the variables that are compared with numbers, and these."""
+    match tree:
+        case Unary(_, operand) | Member(operand, _):
+            yield from _compared(operand)
+        case Binary("and" | "or", left, right):
+            yield from _compared(left)
+            yield from _compared(right)
+        case Binary(_, left, Constant(int(number))) | Binary(_, Constant(int(number)), left):
+            for name in names(left):
+                yield name, min(number, (-number) & 0xFFFFFFFF)
+
+
+def without(tree: Tree, informed: set[str]) -> Tree:
+    """Return `tree` with the other variables taken as ANY."""
+    match tree:
+        case Constant():
+            return tree
+        case Name(name):
+            return tree if name in informed else ANY
+        case Unary(operator, operand):
+            inner = without(operand, informed)
+            return ANY if inner == ANY else Unary(operator, inner)
+        case Member(operand, members):
+            inner = without(operand, informed)
+            return ANY if inner == ANY else Member(inner, members)
+        case Binary(operator, left, right):
+            a, b = without(left, informed), without(right, informed)
+            if operator in ("and", "or"):
+                return ANY if a == ANY and b == ANY else fold(Binary(operator, a, b))
+            return ANY if a == ANY or b == ANY else Binary(operator, a, b)
+
+
+def _drop_unused(draft: Draft, used: set[str]) -> None:
+    sources: dict[str, set[str]] = defaultdict(set)
+    for step in _steps(draft):
+        used |= names(step.when)
+        for name, tree in step.sets.items():
+            sources[name] |= names(tree)
+    for points in draft.values():
+        for point in points:
+            used |= names(point.datum)
+    ahead = list(used)
+    while ahead:
+        for source in sources[ahead.pop()] - used:
+            used.add(source)
+            ahead.append(source)
+    for points in draft.values():
+        for point in points:
+            if point.bind not in used:
+                point.bind = None
+    for step in _steps(draft):
+        step.sets = {name: tree for name, tree in step.sets.items() if name in used}

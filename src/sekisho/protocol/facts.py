@@ -1,0 +1,150 @@
+"""What the slicer takes from the abstract interpretation: where each access goes, which functions an indirect call
+reaches, which code is reached at all, and what each variable of the driver can hold.
+
+Facts are joined over all contexts: the protocol has call strings of its own, and passes arguments as locals.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sekisho.flow import Module
+from sekisho.protocol.model import Kind
+from sekisho.values.abstract import Abstract
+from sekisho.values.convention import Convention
+from sekisho.values.expression import Expression, Value
+from sekisho.values.interpreter import Interpreter, Node
+from sekisho.values.memory import Memory
+from sekisho.values.routine import Routine
+from sekisho.values.segment import Step
+from sekisho.values.state import State
+
+LISTED = 64
+"""An access to more places than this is one to an unknown place."""
+
+Spot = tuple[int, int]
+"""An access: address of its stretch, and its number among the stretch's steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """The address of a request, in one context: an expression, the sets of its symbols, and where those were loaded."""
+
+    site: int
+    value: Value
+    environment: Mapping[Expression, Abstract]
+    cells: Mapping[Expression, tuple[tuple[int, ...], int]]
+
+
+@dataclass(slots=True)
+class Facts:
+    """See the module; `accesses` maps an access to the places it can go to, None where they are not listed."""
+
+    module: Module
+    convention: Convention
+    memory: Memory
+    routines: Mapping[int, Routine]
+    entries: tuple[tuple[int, Kind], ...]
+    accesses: dict[Spot, frozenset[int] | None] = field(default_factory=dict)
+    callees: dict[int, frozenset[int] | None] = field(default_factory=dict)
+    bulk: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
+    """Places (address, size) that a stretch fills or copies to, other than by its stores."""
+    reached: frozenset[int] = frozenset()
+    ports: tuple[Port, ...] = ()
+
+    def exclude(self, ranges: Collection[tuple[int, int]]) -> None:
+        """Take it that no access goes to these places (first, end) if it can go elsewhere: they are not in use."""
+        for spot, places in self.accesses.items():
+            if places:
+                used = frozenset(p for p in places if not any(first <= p < end for first, end in ranges))
+                self.accesses[spot] = used or places
+
+    def contents(self, address: int, size: int) -> Abstract:
+        """Return what `size` bytes at `address` can hold at any time."""
+        return self.memory.load(address, size, None)
+
+    def private(self, address: int, size: int) -> bool:
+        """Whether only accesses of the driver's own code that are known change these bytes."""
+        region = self.memory.region(address)
+        if region is None or region.heap or region.escaped or not region.writable:
+            return False
+        return not any(first < address + size and address < end for first, end, _ in region.smears)
+
+
+class Observer(Interpreter):
+    """The interpreter, noting where it sees accesses and calls go."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.accesses: dict[Spot, frozenset[int] | None] = {}
+        self.callees: dict[int, frozenset[int] | None] = {}
+        self.bulk: dict[int, set[tuple[int, int]]] = {}
+
+    def _load(self, node: Node, state: State, step: Step, pointer: Value) -> Value:
+        self._note(node, state, step, pointer)
+        return super()._load(node, state, step, pointer)
+
+    def _store(self, node: Node, state: State, step: Step, pointer: Value, value: Value) -> None:
+        self._note(node, state, step, pointer)
+        super()._store(node, state, step, pointer, value)
+
+    def _note(self, node: Node, state: State, step: Step, pointer: Value) -> None:
+        segment = node.stretch.segment
+        spot = segment.address, segment.steps.index(step)
+        places = self._listed(state, pointer, step.size)
+        before = self.accesses.get(spot, frozenset())
+        self.accesses[spot] = None if before is None or places is None else before | places
+
+    def _listed(self, state: State, pointer: Value, size: int) -> frozenset[int] | None:
+        places = self._places(state, pointer, size)
+        if places is None:
+            extent = self._extent(state, pointer, size)
+            if extent is None:
+                return None
+            _, first, last, stride = extent
+            if (last - first) // max(stride, 1) >= LISTED:
+                return None
+            places = list(range(first, last + 1, max(stride, 1)))
+        return frozenset(places) if len(places) <= LISTED else None
+
+    def _call(self, node: Node, state: State, call: object, target: Value | None) -> None:
+        if call.target is None and call.extern is None:  # type: ignore[attr-defined]
+            found = None if target is None else state.abstract(target).members(LISTED)
+            here = node.stretch.address
+            before = self.callees.get(here, frozenset())
+            self.callees[here] = None if found is None or before is None else before | frozenset(found)
+        super()._call(node, state, call, target)  # type: ignore[arg-type]
+
+    def _write_bytes(self, node: Node, state: State, place: int, data: bytes, strong: bool) -> None:
+        self.bulk.setdefault(node.stretch.address, set()).add((place, len(data)))
+        super()._write_bytes(node, state, place, data, strong)
+
+    def _assign(self, node: Node, state: State, address: int, size: int, found: Abstract, strong: bool) -> None:
+        self.bulk.setdefault(node.stretch.address, set()).add((address, size))
+        super()._assign(node, state, address, size, found, strong)
+
+    def facts(self) -> Facts:
+        """Return what was seen; after `run`."""
+        reached = frozenset(node.stretch.address for node in self.nodes.values() if node.state is not None)
+        entries = sorted({(origin.address, origin.kind) for origin in self.origins.values()})
+        return Facts(
+            self.module,
+            self.convention,
+            self.memory,
+            self.routines,
+            tuple(entries),
+            self.accesses,
+            self.callees,
+            self.bulk,
+            reached,
+            tuple(self._ports()),
+        )
+
+    def _ports(self) -> Iterator[Port]:
+        for node in self.nodes.values():
+            for touch in node.touches:
+                if touch.step.kind in ("in", "out", "ins", "outs"):
+                    value = touch.operands[0]
+                    symbols = value.symbols if isinstance(value, Expression) else frozenset()
+                    cells = {symbol: self.cells[symbol] for symbol in symbols if symbol in self.cells}
+                    sets = {symbol: touch.environment[symbol] for symbol in symbols if symbol in touch.environment}
+                    yield Port(node.stretch.address, value, sets, cells)

@@ -1,0 +1,75 @@
+"""The assumption that a driver drives one device: of an array of device descriptions, only one element is in use.
+
+Drivers keep a port base in each element of such an array and index it with a device number that no analysis knows. The
+elements whose base cannot lead to the guarded device say nothing about it; of those left, the first is taken.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+from sekisho.protocol.facts import Facts
+from sekisho.protocol.model import Note
+from sekisho.values.abstract import Abstract, join
+from sekisho.values.expression import evaluate
+
+REACH = 16
+"""A register is at most this far from the base that an element holds."""
+
+Range = tuple[int, int]
+
+
+def one_instance(facts: Facts, owned: Sequence[Range]) -> tuple[list[Range], tuple[Note, ...]]:
+    """Return the memory (first, end) of unused elements, and the assumptions made.
+
+    `owned` are the device's addresses as inclusive ranges.
+    """
+    found: dict[int, set[tuple[int, int]]] = {}
+    for port in facts.ports:
+        for held, size in port.cells.values():
+            for place in held:
+                region = facts.memory.region(place)
+                if region is not None:
+                    found.setdefault(region.start, set()).add((place, size))
+    excluded: list[Range] = []
+    notes: list[Note] = []
+    for start, bases in sorted(found.items()):
+        places = sorted({place for place, _ in bases})
+        region = facts.memory.region(start)
+        if len(places) < 2 or region is None:
+            continue
+        stride = min(after - before for before, after in pairwise(places))
+        leading = [place for place, size in sorted(bases) if _leads(facts.contents(place, size), owned)]
+        if not leading:
+            continue
+        kept = (leading[0] - start) // stride
+        ranges = [(start, start + kept * stride), (start + (kept + 1) * stride, region.end)]
+        excluded += [each for each in ranges if each[0] < each[1]]
+        notes.append(Note("one-instance", f"only element {kept} of {region.name} is in use", at=region.name))
+    return excluded, tuple(notes)
+
+
+def _leads(base: Abstract, owned: Sequence[Range]) -> bool:
+    members = base.members(64)
+    return members is not None and any(first - REACH < value <= last for value in members for first, last in owned)
+
+
+def ports(facts: Facts, site: int, excluded: Collection[Range]) -> tuple[int, ...] | None:
+    """Return the ports of a site when the excluded memory is not in use; None if they are not finitely many."""
+    numbers: set[int] = set()
+    for port in facts.ports:
+        if port.site != site:
+            continue
+        environment = dict(port.environment)
+        for symbol, (places, size) in port.cells.items():
+            used = [place for place in places if not any(first <= place < end for first, end in excluded)]
+            contents: Abstract | None = None
+            for place in used:
+                held = facts.contents(place, size)
+                contents = held if contents is None else join(contents, held)
+            if contents is not None:
+                environment[symbol] = contents
+        members = evaluate(port.value, environment).members(64)
+        if members is None:
+            return None
+        numbers |= {member & 0xFFFF for member in members}
+    return tuple(sorted(numbers))

@@ -1,0 +1,119 @@
+"""Conditions, arguments, results and variables of small assembled drivers, as the engine enforces them.
+
+Requests are written `in port answer` and `out port value`; what a driver does is allowed, what it does not is denied.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from sekisho.engine import Engine
+from sekisho.flow import recover
+from sekisho.image import load
+from sekisho.policy import Device, Policy
+from sekisho.protocol.build import build_guarded
+from sekisho.protocol.facts import Observer
+from sekisho.trace import Event
+from sekisho.values import full
+from tests.protocol.test_control import assemble
+
+POLL = "entry: 1: in $1,%al; test $0x80,%al; je 1b; out %al,$2; ret"
+ARGUMENT = """
+entry: mov $5,%edi; call put; mov $6,%edi; call put; ret
+.type put,@function; put: mov %edi,%eax; out %al,$1; ret
+"""
+RESULT = """
+entry: call get; test %eax,%eax; je 1f; out %al,$2; 1: out %al,$3; ret
+.type get,@function; get: in $1,%al; movzbl %al,%eax; and $1,%eax; ret
+"""
+FLAG = """
+entry: out %al,$1; movb $1,flag(%rip); ret
+.globl second; .type second,@function; second: cmpb $0,flag(%rip); je 1f; movb $0,flag(%rip); out %al,$2; 1: ret
+.local flag; .comm flag,1,1
+"""
+POINTER = """
+entry: out %al,$1; lea third(%rip),%rax; mov %rax,next(%rip); ret
+.globl second; .type second,@function
+second: mov next(%rip),%rax; test %rax,%rax; je 1f; movq $0,next(%rip); call *%rax; 1: ret
+.type third,@function; third: out %al,$2; ret
+.local next; .comm next,8,8
+"""
+LOCKED = """
+entry: out %al,$1; movb $1,flag(%rip); ret
+.globl second; .type second,@function
+second: xor %eax,%eax; xchg %al,flag(%rip); test %al,%al; je 1f; out %al,$2; 1: ret
+.local flag; .comm flag,1,1
+"""
+LOOP = "entry: xor %ebx,%ebx; 1: mov %ebx,%eax; out %al,$1; inc %ebx; cmp $3,%ebx; jne 1b; out %al,$2; ret"
+
+CASES = [
+    (POLL, "in 1 0x80; out 2 0x80", "in 1 0; in 1 0x91; out 2 0x91"),
+    (ARGUMENT, "out 1 5; out 1 6", "out 1 5; out 1 6; out 1 5; out 1 6"),
+    (RESULT, "in 1 3; out 2 1; out 3 1", "in 1 2; out 3 0"),
+    (FLAG, "out 1 0; out 2 0", "out 1 0; out 2 0; out 1 0; out 2 0"),
+    (POINTER, "out 1 0; out 2 0", "out 1 0; out 2 0; out 1 0; out 2 0"),
+    # Two tasks may both have seen the flag before one of them clears it.
+    (FLAG, "out 1 0; out 2 0; out 2 0", "out 1 0; out 1 0; out 2 0"),
+    (LOCKED, "out 1 0; out 2 1", "out 1 0; out 2 1; out 1 0; out 2 1"),
+    (LOOP, "out 1 0; out 1 1; out 1 2; out 2 2", "out 1 0; out 1 1; out 1 2; out 2 2; out 1 0"),
+]
+DENIED = [
+    (POLL, "in 1 0; out 2 0"),
+    (POLL, "in 1 0x80; out 2 0x81"),
+    (POLL, "out 2 0"),
+    (ARGUMENT, "out 1 4"),
+    (ARGUMENT, "out 1 6"),
+    (RESULT, "in 1 2; out 2 0"),
+    (RESULT, "in 1 1; out 3 1"),
+    (FLAG, "out 2 0"),
+    (LOCKED, "out 2 1"),
+    (LOCKED, "out 1 0; out 2 1; out 2 1"),
+    (POINTER, "out 2 0"),
+    (LOOP, "out 1 0; out 1 2"),
+    (LOOP, "out 1 0; out 1 1; out 2 1"),
+]
+
+
+def engine(folder: Path, code: str) -> Engine:
+    observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), kind=Observer)
+    assert isinstance(observer, Observer)
+    protocol = build_guarded(observer.module, full.report(observer), observer.facts(), [(1, 15)], name="driver")
+    device = Device("ports", ("0x1-0xf",))
+    return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(protocol,)))
+
+
+def events(text: str) -> list[Event]:
+    found = []
+    for request in text.split(";"):
+        direction, port, value = request.split()
+        assert direction in ("in", "out")
+        found.append(
+            Event(
+                vcpu=0,
+                ip=None,
+                space="pio",
+                direction="in" if direction == "in" else "out",
+                address=int(port, 0),
+                width=1,
+                count=1,
+                data=f"{int(value, 0):02x}",
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "first", "second"), CASES, ids=["poll", "argument", "result", "flag", "pointer", "race", "locked", "loop"]
+)
+def test_what_the_driver_does_is_allowed(code: str, first: str, second: str, tmp_path: Path) -> None:
+    for sequence in (first, second):
+        with engine(tmp_path, code) as judge:
+            assert [judge.judge(event) for event in events(sequence)] == [None] * len(events(sequence))
+
+
+@pytest.mark.parametrize(("code", "sequence"), DENIED, ids=[sequence for _, sequence in DENIED])
+def test_what_it_does_not_is_denied_at_the_last_request(code: str, sequence: str, tmp_path: Path) -> None:
+    with engine(tmp_path, code) as judge:
+        *before, last = (judge.judge(event) for event in events(sequence))
+        assert before == [None] * len(before)
+        assert last is not None

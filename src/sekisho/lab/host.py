@@ -90,7 +90,7 @@ def _run_nested(command: list[str], results: Path, timeout: float) -> None:
     inside = f"cd {shlex.quote(os.getcwd())} && exec env -i {environment} {shlex.join(command)}"
     boot = machine.nested_host(f"results={shlex.quote(str(results))}\ncommand={shlex.quote(inside)}\n")
     share = "security_model=none,multidevs=remap"
-    # Time goes by instructions executed: by the real clock, Linux calibrates its own clocks wrongly when this machine is
+    # Time goes by instructions executed: by the real clock, Linux calibrates its clocks wrongly when this machine is
     # busy, and the guest's time then jumps by minutes.
     emulator = ["qemu-system-x86_64", "-accel", "tcg", "-icount", "shift=0", "-cpu", "EPYC,+svm,+npt"]
     emulator += [*PLAIN, "-m", "3G", *boot.arguments()]

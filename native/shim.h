@@ -81,6 +81,9 @@ struct vcpu {
 	uint64_t ip;
 	struct sekisho_event event;
 
+	bool at_device;		   /* the last request was at an address that the policy names */
+	uint64_t registers_added; /* to what KVM shall leave in the run page */
+
 	/* What the VMM did to the registers since the last KVM_RUN. */
 	bool registers_set, segments_at_reset, instruction_at_reset, reset_seen;
 };

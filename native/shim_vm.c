@@ -248,6 +248,7 @@ void shim_reload(struct vm *vm)
 		sekisho_engine_forget(engine, atomic_load(&vm->vcpu_count));
 		unhook_guarded_doorbells(vm);
 		look_for_lines(vm);
+		atomic_store(&vm->paging, true); /* nobody has looked: firmware is not trusted before the next reset */
 		atomic_fetch_add(&vm->epoch, 1); /* no answer of the old engine's requests reaches the new one */
 		atomic_store(&channel->applied, generation);
 	} else {

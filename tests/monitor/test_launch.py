@@ -223,24 +223,23 @@ def test_the_exit_code_is_the_vmms(body: str, expected: int, tmp_path: Path) -> 
 @pytest.mark.kvm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_are_handed_on_and_qemu_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
-    rom = assemble("2: hlt\njmp 2b", tmp_path)
+    rom = assemble("mov $1, %al\ntell\n2: hlt\njmp 2b", tmp_path)
     process = subprocess.Popen(
         filtered(qemu(rom, tmp_path), ALLOWING_41, tmp_path),
         env=environment(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
     )
-    _wait_for(tmp_path / "run" / "guest.sock")
-    time.sleep(0.3)
+    _wait_for(tmp_path / "told")
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "terminating on signal" in errors
 
 
-def _wait_for(path: Path, seconds: float = 10.0) -> None:
+def _wait_for(path: Path, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
-    while not path.exists():
+    while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

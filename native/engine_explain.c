@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static void show_run(struct sekisho_denial *denial, const struct run *run)
+static void show_run(struct sekisho_denial *denial, const struct run *run, uint32_t node)
 {
-	struct sekisho_open_run shown = { run->node, is_bound(run) ? run->vcpu : SEKISHO_NO_VCPU, run->kind, run->pending, { 0 } };
+	struct sekisho_open_run shown = { node, is_bound(run) ? run->vcpu : SEKISHO_NO_VCPU, run->kind, run->pending, { 0 } };
 
 	for (uint32_t i = 0; i < denial->run_count; i++)
 		if (memcmp(&denial->runs[i], &shown, sizeof shown) == 0)
@@ -48,11 +48,16 @@ static void show_alternative(const struct machine *machine, const struct alterna
 	find_nesting(machine, alternative, vcpu, &nesting);
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
-		const struct table_node *node = &machine->table->nodes[run->node];
+		bool moves = may_move(machine, &nesting, run, i, vcpu);
 
-		show_run(denial, run);
-		if (may_move(machine, &nesting, run, i, vcpu))
-			show_places(machine, node->edges, node->edge_count, values, run, denial);
+		for (uint32_t number = next_node(machine, run, machine->protocol->nodes); number != NOTHING;
+		     number = next_node(machine, run, number + 1)) {
+			const struct table_node *node = &machine->table->nodes[number];
+
+			show_run(denial, run, number);
+			if (moves)
+				show_places(machine, node->edges, node->edge_count, values, run, denial);
+		}
 	}
 	for (uint32_t i = 0; i < machine->protocol->entry_count; i++) {
 		const struct table_entry *entry = &machine->table->entries[machine->protocol->entries + i];

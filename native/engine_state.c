@@ -6,6 +6,7 @@
 
 #define RUNS_PER_ALTERNATIVE 2 /* distinct ones; they are shared */
 #define STORED_SETS 16384u
+#define STORED_AREAS 4096u
 #define TRANSITION_BUCKETS 8192u
 #define WAYS 4u
 
@@ -89,7 +90,9 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 			 offsetof(struct values, global) +
 				 /* Whole words of 64 bits, so that `any` stays aligned. */
 				 (machine->protocol->global_count + 1u) / 2 * 2 * sizeof values->global[0], memory) &&
-	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) && store->sets != NULL &&
+	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) &&
+	       pool_open(&store->areas, STORED_AREAS, (machine->protocol->node_count / 32 + 1) * sizeof(uint32_t), memory) &&
+	       store->sets != NULL &&
 	       store->set_slots != NULL && store->members != NULL;
 }
 
@@ -100,6 +103,7 @@ static void store_clear(struct store *store)
 	pool_clear(&store->runs);
 	pool_clear(&store->values);
 	pool_clear(&store->alternatives);
+	pool_clear(&store->areas);
 	memset(store->set_slots, 0, (store->set_mask + 1ull) * sizeof *store->set_slots);
 	store->set_count = 0;
 	store->member_count = 0;
@@ -116,6 +120,7 @@ static void store_close(struct store *store)
 	pool_close(&store->runs);
 	pool_close(&store->values);
 	pool_close(&store->alternatives);
+	pool_close(&store->areas);
 	free(store->sets);
 	free(store->set_slots);
 	free(store->members);
@@ -190,8 +195,14 @@ static void flush(struct machine *machine)
 		struct alternative alternative = *alternative_of(old, old->members[set->first + i]);
 
 		alternative.values = pool_intern(&new->values, values_of(old, alternative.values));
-		for (uint32_t j = 0; j < alternative.count; j++)
-			alternative.runs[j] = pool_intern(&new->runs, run_of(old, alternative.runs[j]));
+		for (uint32_t j = 0; j < alternative.count; j++) {
+			struct run run;
+
+			memcpy(&run, run_of(old, alternative.runs[j]), old->runs.stride);
+			if (run.area != NOTHING)
+				run.area = pool_intern(&new->areas, area_of(old, run.area));
+			alternative.runs[j] = pool_intern(&new->runs, &run);
+		}
 		machine->list[i] = pool_intern(&new->alternatives, &alternative);
 	}
 	sort_words(machine->list, set->count);
@@ -284,6 +295,7 @@ uint32_t machine_step(struct machine *machine, const struct step *step)
 	const struct transition *known = find(machine, step, first);
 	uint32_t next;
 
+	machine->strain -= machine->strain > 0;
 	if (known == NULL)
 		known = find(machine, step, !first);
 	if (known != NULL) {
@@ -340,9 +352,11 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->mark = take(memory, alternatives, sizeof *machine->mark);
 	machine->opened = take(memory, alternatives, sizeof *machine->opened);
 	machine->fits = take(memory, protocol->node_count + 1ull, sizeof *machine->fits);
+	machine->walk = take(memory, protocol->node_count + 1ull, sizeof *machine->walk);
+	machine->area = take(memory, protocol->node_count / 32 + 1ull, sizeof *machine->area);
 	machine->candidates = take(memory, protocol->edge_count + 1ull, sizeof *machine->candidates);
 	if (!machine->transitions || !machine->list || !machine->keys || !machine->mark || !machine->opened ||
-	    !machine->fits || !machine->candidates || !find_writers(machine, memory))
+	    !machine->fits || !machine->area || !machine->walk || !machine->candidates || !find_writers(machine, memory))
 		return false;
 	machine_reset(machine);
 	return true;
@@ -358,6 +372,8 @@ void machine_close(struct machine *machine)
 	free(machine->mark);
 	free(machine->opened);
 	free(machine->fits);
+	free(machine->area);
+	free(machine->walk);
 	free(machine->candidates);
 	free(machine->writers);
 }
@@ -366,6 +382,7 @@ void machine_close(struct machine *machine)
 static void restart(struct machine *machine, uint32_t (*begin)(struct machine *machine))
 {
 	store_clear(machine->store);
+	machine->strain = 0;
 	if (machine->misses > 0)
 		memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
 	machine->current = begin(machine);

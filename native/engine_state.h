@@ -12,9 +12,14 @@
 #define UNLIMITED 255	  /* a number of unknown runs that is never used up */
 #define NOTHING 0xffffffffu
 
-/* One activation of an entry. `vcpu` is set for interrupt and timer runs that have made a request, and while pending. */
+/*
+ * One activation of an entry. `vcpu` is set for interrupt and timer runs that have made a request, and while pending. Merging
+ * makes runs vague: such a run is at some node of `area`, with any locals.
+ */
 struct run {
-	uint32_t node, vcpu;
+	uint32_t node; /* the lowest of the area's */
+	uint32_t area; /* a set of nodes; NOTHING for a run that is at `node` */
+	uint32_t vcpu;
 	uint8_t kind, pending, reserved[2];
 	uint32_t any; /* bit i: local i is unknown */
 	uint32_t local[TABLE_LOCALS];
@@ -48,7 +53,7 @@ struct set {
 };
 
 struct store {
-	struct pool runs, values, alternatives;
+	struct pool runs, values, alternatives, areas; /* an area has a bit for each node of the protocol */
 	struct set *sets;
 	uint32_t *members;   /* of all sets, one after the other, each sorted */
 	uint32_t *set_slots; /* set + 1 */
@@ -90,7 +95,9 @@ struct machine {
 	uint32_t *mark;	 /* by alternative: stamp when listed */
 	uint32_t *opened; /* by alternative: stamp when its silent steps have been taken */
 	uint32_t *fits;	 /* by node of the protocol: stamp when the event fits it */
-	uint64_t *keys;	 /* for merging */
+	uint64_t *keys;	 /* by place in the list, when merging: one alternative is listed for each key */
+	uint32_t *area;	 /* one being made */
+	uint32_t *walk;	 /* nodes whose edges are still to be looked at */
 	uint32_t *candidates; /* edges into places that fit */
 	uint32_t candidate_count;
 	uint32_t *writers; /* silent edges of nodes that assign tracked globals; fixed */
@@ -100,6 +107,7 @@ struct machine {
 	bool full;    /* the store overflowed: the step must be taken again */
 	bool by_value; /* the step's outcome depends on its value */
 	uint32_t reason;
+	uint32_t strain; /* how much merging there was of late: grows with each, fades with each event */
 
 	uint32_t vcpus; /* highest number seen so far + 1 */
 	uint64_t hits, misses, merges, flushes;
@@ -154,6 +162,14 @@ static inline struct alternative *alternative_of(const struct store *store, uint
 {
 	return (struct alternative *)(store->alternatives.records + (size_t)number * store->alternatives.stride);
 }
+
+static inline const uint32_t *area_of(const struct store *store, uint32_t number)
+{
+	return (const uint32_t *)(store->areas.records + (size_t)number * store->areas.stride);
+}
+
+/* The first node from `from` on at which the run may be; NOTHING when there is none. */
+uint32_t next_node(const struct machine *machine, const struct run *run, uint32_t from);
 
 static inline bool is_bound(const struct run *run)
 {

@@ -110,7 +110,7 @@ static bool insert_run(struct machine *machine, struct alternative *alternative,
 {
 	uint32_t number, at;
 
-	if (machine->table->nodes[run->node].over && !run->pending)
+	if (machine->table->nodes[run->node].over && run->area == NOTHING && !run->pending)
 		return true;
 	if (alternative->count == MOST_RUNS) {
 		add_unknown(machine, alternative, run->kind, 1);
@@ -159,11 +159,6 @@ static void join_run(struct run *into, const struct run *from, uint32_t count)
 	}
 }
 
-static bool same_shape(const struct run *a, const struct run *b)
-{
-	return a->node == b->node && a->vcpu == b->vcpu && a->kind == b->kind && a->pending == b->pending;
-}
-
 static void load_run(const struct machine *machine, uint32_t number, struct run *run)
 {
 	memcpy(run, run_of(machine->store, number), machine->store->runs.stride);
@@ -174,18 +169,143 @@ static void load_values(const struct machine *machine, uint32_t number, struct v
 	memcpy(values, values_of(machine->store, number), machine->store->values.stride);
 }
 
-/* Sets *result to an alternative that allows all that `a` or `b` allows. Runs that only one of them has become unknown. */
-static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *result)
+static bool in_area(const struct machine *machine, const struct run *run, uint32_t node)
 {
-	const struct alternative *one = alternative_of(machine->store, a), *other = alternative_of(machine->store, b);
-	struct alternative joined = { .count = 0 };
-	uint32_t lost_one[SEKISHO_KINDS] = { 0 }, lost_other[SEKISHO_KINDS] = { 0 }, taken = 0;
-	struct values values, more;
+	uint32_t bit = node - machine->protocol->nodes;
 
-	load_values(machine, one->values, &values);
-	load_values(machine, other->values, &more);
-	join_values(&values, &more, machine->protocol->global_count);
-	joined.values = pool_intern(&machine->store->values, &values);
+	return run->area != NOTHING && area_of(machine->store, run->area)[bit / 32] >> bit % 32 & 1;
+}
+
+uint32_t next_node(const struct machine *machine, const struct run *run, uint32_t from)
+{
+	if (run->area == NOTHING)
+		return run->node >= from ? run->node : NOTHING;
+	for (uint32_t node = from; node - machine->protocol->nodes < machine->protocol->node_count; node++)
+		if (in_area(machine, run, node))
+			return node;
+	return NOTHING;
+}
+
+/* Whether `wide` allows whatever `run` allows. */
+static bool covers(const struct machine *machine, const struct run *wide, const struct run *run)
+{
+	if (run->area == NOTHING)
+		return in_area(machine, wide, run->node);
+	return run->area == wide->area;
+}
+
+static bool assigns_globals(const struct machine *machine, const struct table_edge *edge)
+{
+	for (uint32_t i = edge->sets; i < edge->sets + edge->set_count; i++)
+		if (machine->table->sets[i].target & TABLE_GLOBAL_FLAG)
+			return true;
+	return false;
+}
+
+/* Adds a node to the area being made. */
+static bool add_node(struct machine *machine, uint32_t node)
+{
+	uint32_t bit = node - machine->protocol->nodes;
+
+	if (machine->area[bit / 32] >> bit % 32 & 1)
+		return false;
+	machine->area[bit / 32] |= 1u << bit % 32;
+	return true;
+}
+
+/*
+ * Adds where a run may be to the area being made: the area of a vague one; else its node and all that it can reach from there
+ * silently without anyone noticing, so that areas are closed under such steps.
+ */
+static void add_run(struct machine *machine, const struct run *run)
+{
+	const struct table *table = machine->table;
+	uint32_t waiting = 0;
+
+	if (run->area != NOTHING) {
+		for (uint32_t i = 0; i < machine->store->areas.stride / 4; i++)
+			machine->area[i] |= area_of(machine->store, run->area)[i];
+		return;
+	}
+	if (add_node(machine, run->node))
+		machine->walk[waiting++] = run->node;
+	while (waiting > 0) {
+		const struct table_node *node = &table->nodes[machine->walk[--waiting]];
+
+		for (uint32_t i = node->edges; i < node->edges + node->edge_count; i++) {
+			uint32_t to = table->edges[i].to;
+
+			if (to != TABLE_END && table->nodes[to].site == TABLE_NONE &&
+			    !assigns_globals(machine, &table->edges[i]) && add_node(machine, to))
+				machine->walk[waiting++] = to;
+		}
+	}
+}
+
+/* Makes `into` a run that may be wherever it or `from` may be. False when the store is full. */
+static bool unite(struct machine *machine, struct run *into, const struct run *from)
+{
+	if (covers(machine, into, from))
+		return true;
+	memset(machine->area, 0, machine->store->areas.stride);
+	add_run(machine, into);
+	add_run(machine, from);
+	into->area = pool_intern(&machine->store->areas, machine->area);
+	if (into->area == NOTHING) {
+		machine->full = true;
+		return false;
+	}
+	into->node = next_node(machine, into, machine->protocol->nodes);
+	into->any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
+	memset(into->local, 0, sizeof into->local);
+	return true;
+}
+
+static bool same_shape(const struct run *a, const struct run *b)
+{
+	return a->node == b->node && a->area == b->area && a->vcpu == b->vcpu && a->kind == b->kind && a->pending == b->pending;
+}
+
+/* Whether two alternatives have the same runs but for where these are. */
+static bool same_structure(const struct machine *machine, const struct alternative *one, const struct alternative *other)
+{
+	if (one->count != other->count || memcmp(one->unknown, other->unknown, sizeof one->unknown) != 0)
+		return false;
+	for (uint32_t i = 0; i < one->count; i++) {
+		const struct run *a = run_of(machine->store, one->runs[i]), *b = run_of(machine->store, other->runs[i]);
+
+		if (a->kind != b->kind || a->vcpu != b->vcpu || a->pending != b->pending || (a->pending && a->node != b->node))
+			return false;
+	}
+	return true;
+}
+
+/* The runs of both, pair by pair: each may be wherever one of the pair is. */
+static bool unite_runs(struct machine *machine, const struct alternative *one, const struct alternative *other,
+		       struct alternative *joined)
+{
+	memcpy(joined->unknown, one->unknown, sizeof joined->unknown);
+	for (uint32_t i = 0; i < one->count; i++) {
+		struct run run, more;
+
+		load_run(machine, one->runs[i], &run);
+		load_run(machine, other->runs[i], &more);
+		if (same_shape(&run, &more))
+			join_run(&run, &more, machine->local_count);
+		else if (!unite(machine, &run, &more))
+			return false;
+		if (!insert_run(machine, joined, &run))
+			return false;
+	}
+	return true;
+}
+
+/* The runs that both have; those that only one of them has become unknown. */
+static bool intersect_runs(struct machine *machine, const struct alternative *one, const struct alternative *other,
+			   struct alternative *joined)
+{
+	uint32_t lost_one[SEKISHO_KINDS] = { 0 }, lost_other[SEKISHO_KINDS] = { 0 }, taken = 0;
+
 	for (uint32_t i = 0; i < one->count; i++) {
 		struct run run, match;
 		uint32_t j;
@@ -203,7 +323,7 @@ static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *resu
 		}
 		taken |= 1u << j;
 		join_run(&run, &match, machine->local_count);
-		if (!insert_run(machine, &joined, &run))
+		if (!insert_run(machine, joined, &run))
 			return false;
 	}
 	for (uint32_t j = 0; j < other->count; j++)
@@ -212,103 +332,110 @@ static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *resu
 	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
 		uint32_t left = one->unknown[kind] + lost_one[kind], right = other->unknown[kind] + lost_other[kind];
 
-		add_unknown(machine, &joined, kind, left > right ? left : right);
+		add_unknown(machine, joined, kind, left > right ? left : right);
 	}
-	*result = joined.values == NOTHING ? NOTHING : pool_intern(&machine->store->alternatives, &joined);
+	return true;
+}
+
+/* Sets *result to an alternative that allows all that `a` or `b` allows. */
+static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *result)
+{
+	const struct alternative *one = alternative_of(machine->store, a), *other = alternative_of(machine->store, b);
+	struct alternative joined = { .count = 0 };
+	struct values values, more;
+	bool done;
+
+	load_values(machine, one->values, &values);
+	load_values(machine, other->values, &more);
+	join_values(&values, &more, machine->protocol->global_count);
+	joined.values = pool_intern(&machine->store->values, &values);
+	done = same_structure(machine, one, other) ? unite_runs(machine, one, other, &joined)
+						   : intersect_runs(machine, one, other, &joined);
+	*result = !done || joined.values == NOTHING ? NOTHING : pool_intern(&machine->store->alternatives, &joined);
 	machine->full |= *result == NOTHING;
 	return *result != NOTHING;
 }
 
-/* Alternatives with equal keys are merged: first those whose runs stand at the same nodes, then those of equal globals. */
+/*
+ * Alternatives with equal keys are merged. Level 1: those of the same globals and the same runs, wherever these are. Level 2: of
+ * the same runs. Level 3: all. A vague run is known again after its next request; what level 3 makes unknown hardly ever is.
+ */
 static uint64_t merge_key(const struct machine *machine, uint32_t number)
 {
 	const struct alternative *alternative = alternative_of(machine->store, number);
-	uint64_t key = machine->level;
+	uint64_t key = machine->level == 1 ? alternative->values : 0;
 
-	if (machine->level == 2)
-		return alternative->values;
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
+		key = key * 31 + alternative->unknown[kind];
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
 
-		key = (key ^ run->node ^ (uint64_t)run->vcpu << 32 ^ (uint64_t)run->kind << 24) * 0x9e3779b97f4a7c15u;
-		key ^= key >> 29 ^ run->pending;
+		key = (key ^ (uint64_t)run->vcpu << 32 ^ (uint64_t)run->kind << 24 ^ run->pending) * 0x9e3779b97f4a7c15u;
+		key ^= key >> 29 ^ (run->pending ? run->node : 0);
 	}
-	return key;
+	return machine->level == 3 ? 0 : key;
 }
 
-static void sort_by_key(struct machine *machine)
+static void relist(struct machine *machine, uint32_t at, uint32_t number)
 {
-	static const uint32_t gaps[] = { 8858, 3937, 1750, 701, 301, 132, 57, 23, 10, 4, 1 };
-
-	for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
-		for (uint32_t i = gaps[g]; i < machine->listed; i++) {
-			uint64_t key = machine->keys[i];
-			uint32_t number = machine->list[i], at = i;
-
-			for (; at >= gaps[g] && machine->keys[at - gaps[g]] > key; at -= gaps[g]) {
-				machine->keys[at] = machine->keys[at - gaps[g]];
-				machine->list[at] = machine->list[at - gaps[g]];
-			}
-			machine->keys[at] = key;
-			machine->list[at] = number;
-		}
-	}
+	machine->list[at] = number;
+	machine->mark[number] = machine->stamp;
 }
 
-static void merge_level(struct machine *machine)
+/* Lists an alternative once. While merging, one is listed for each key, which grows until it covers all of its key. */
+static void list_merged(struct machine *machine, uint32_t number)
 {
-	uint32_t kept = 0;
-
-	for (uint32_t i = 0; i < machine->listed; i++)
-		machine->keys[i] = machine->level == 3 ? 0 : merge_key(machine, machine->list[i]);
-	sort_by_key(machine);
-	for (uint32_t i = 0; i < machine->listed; i++) {
-		if (kept == 0 || machine->keys[kept - 1] != machine->keys[i]) {
-			machine->keys[kept] = machine->keys[i];
-			machine->list[kept++] = machine->list[i];
-		} else if (!join(machine, machine->list[kept - 1], machine->list[i], &machine->list[kept - 1])) {
-			return;
-		}
-	}
-	for (uint32_t i = 0; i < machine->listed; i++)
-		machine->mark[machine->list[i]] = 0;
-	machine->listed = kept;
-}
-
-static void merge(struct machine *machine)
-{
-	machine->merges++;
-	while (machine->level < 3 && !machine->full) {
-		machine->level++;
-		merge_level(machine);
-		if (machine->listed <= machine->budget / 2)
-			break;
-	}
-	if (machine->full)
-		return;
-	/* Only what is listed counts as listed; anything else may come back. */
-	machine->stamp++;
-	for (uint32_t i = 0; i < machine->listed; i++)
-		machine->mark[machine->list[i]] = machine->stamp;
-}
-
-/* Lists an alternative once. */
-static void list_number(struct machine *machine, uint32_t number)
-{
+	uint64_t key = merge_key(machine, number);
 	uint32_t joined;
 
-	if (machine->mark[number] == machine->stamp || machine->full)
-		return;
-	if (machine->level == 3 && machine->listed == 1) {
-		/* One alternative is left that grows until it covers all: a chain of bounded height. */
-		if (join(machine, machine->list[0], number, &joined))
-			machine->list[0] = joined;
-		machine->mark[number] = machine->stamp;
-		machine->mark[machine->list[0]] = machine->stamp;
+	machine->mark[number] = machine->stamp;
+	for (uint32_t i = 0; i < machine->listed; i++) {
+		if (machine->keys[i] != key)
+			continue;
+		if (join(machine, machine->list[i], number, &joined))
+			relist(machine, i, joined);
 		return;
 	}
-	machine->mark[number] = machine->stamp;
-	machine->list[machine->listed++] = number;
+	machine->keys[machine->listed] = key;
+	relist(machine, machine->listed++, number);
+}
+
+/* One merging in so many events can go on for ever; so many more in a row cannot: then all are merged at once, which is cheap. */
+#define STRAIN_OF_MERGE 64
+#define MOST_STRAIN (300 * STRAIN_OF_MERGE)
+
+/* More alternatives than the budget: those of equal keys become one, level by level until half of the budget is free. */
+static void merge(struct machine *machine)
+{
+	uint32_t most = machine->budget / 2 > 0 ? machine->budget / 2 : 1;
+
+	machine->merges++;
+	if (machine->strain < 2 * MOST_STRAIN)
+		machine->strain += STRAIN_OF_MERGE;
+	if (machine->strain > MOST_STRAIN)
+		machine->level = 2;
+	while (machine->listed > most && machine->level < 3 && !machine->full) {
+		uint32_t count = machine->listed;
+
+		machine->level++;
+		machine->stamp++;
+		machine->listed = 0;
+		/* In place: never more are listed than were taken. */
+		for (uint32_t i = 0; i < count && !machine->full; i++)
+			list_merged(machine, machine->list[i]);
+	}
+}
+
+static void list_number(struct machine *machine, uint32_t number)
+{
+	if (machine->mark[number] == machine->stamp || machine->full)
+		return;
+	if (machine->level > 0) {
+		list_merged(machine, number);
+	} else {
+		machine->mark[number] = machine->stamp;
+		machine->list[machine->listed++] = number;
+	}
 	if (machine->listed > machine->budget)
 		merge(machine);
 }
@@ -462,6 +589,7 @@ static void take_event(struct machine *machine, const struct table_edge *edge, c
 		return;
 	}
 	run->node = edge->to;
+	run->area = NOTHING;
 	run->vcpu = run->kind >= SEKISHO_IRQ ? step->vcpu : SEKISHO_NO_VCPU;
 	bind(machine, node, step, run);
 	if (insert_run(machine, &draft->alternative, run))
@@ -474,6 +602,7 @@ static void take_silent(struct machine *machine, const struct table_edge *edge, 
 	assign(machine, edge->sets, edge->set_count, &draft->values, &draft->run);
 	if (edge->to != TABLE_END) {
 		draft->run.node = edge->to;
+		draft->run.area = NOTHING;
 		forget_dead(machine, &draft->run, machine->table->nodes[edge->to].live);
 		if (!insert_run(machine, &draft->alternative, &draft->run))
 			return;
@@ -495,6 +624,7 @@ static void draft_new(const struct machine *machine, const struct alternative *a
 	load_values(machine, alternative->values, &draft->values);
 	memset(&draft->run, 0, sizeof draft->run);
 	draft->run.kind = (uint8_t)kind;
+	draft->run.area = NOTHING;
 	draft->run.vcpu = SEKISHO_NO_VCPU;
 }
 
@@ -542,14 +672,33 @@ static bool is_silent(const struct machine *machine, const struct table_edge *ed
 	return edge->to == TABLE_END || machine->table->nodes[edge->to].site == TABLE_NONE;
 }
 
-static void silent_moves(struct machine *machine, const struct alternative *alternative)
+static void silent_edges(struct machine *machine, const struct alternative *alternative, uint32_t index, uint32_t number)
 {
+	const struct run *run = run_of(machine->store, alternative->runs[index]);
+	const struct values *values = values_of(machine->store, alternative->values);
+	const struct table_node *node = &machine->table->nodes[number];
 	struct draft draft;
 
+	for (uint32_t i = node->edges; i < node->edges + node->edge_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[i];
+
+		if (!is_silent(machine, edge))
+			continue;
+		/* A vague run may be at the edge's end already. */
+		if (edge->to != TABLE_END && in_area(machine, run, edge->to) && !tells(machine, edge, values))
+			continue;
+		draft_run(machine, alternative, index, &draft);
+		if (edge_open(machine, edge, &draft.values, &draft.run))
+			take_silent(machine, edge, &draft);
+	}
+}
+
+static void silent_moves(struct machine *machine, const struct alternative *alternative)
+{
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
-		const struct table_node *node = &machine->table->nodes[run->node];
 		struct nesting nesting;
+		uint32_t node;
 
 		if (run->pending)
 			continue;
@@ -558,16 +707,9 @@ static void silent_moves(struct machine *machine, const struct alternative *alte
 			if (!may_move(machine, &nesting, run, i, run->vcpu))
 				continue;
 		}
-		/* The compiler puts silent edges first. */
-		for (uint32_t j = 0; j < node->edge_count; j++) {
-			const struct table_edge *edge = &machine->table->edges[node->edges + j];
-
-			if (!is_silent(machine, edge))
-				continue;
-			draft_run(machine, alternative, i, &draft);
-			if (edge_open(machine, edge, &draft.values, &draft.run))
-				take_silent(machine, edge, &draft);
-		}
+		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
+		     node = next_node(machine, run, node + 1))
+			silent_edges(machine, alternative, i, node);
 	}
 }
 
@@ -732,25 +874,34 @@ static void find_candidates(struct machine *machine, const struct step *step)
 	}
 }
 
+static void event_edges(struct machine *machine, const struct alternative *alternative, uint32_t index, uint32_t number,
+			const struct step *step, uint32_t fit)
+{
+	const struct table_node *node = &machine->table->nodes[number];
+	struct draft draft;
+
+	for (uint32_t i = node->edges; i < node->edges + node->edge_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[i];
+
+		if (edge->to == TABLE_END || machine->fits[edge->to - machine->protocol->nodes] != fit)
+			continue;
+		draft_run(machine, alternative, index, &draft);
+		take_event(machine, edge, step, &draft);
+	}
+}
+
 static void event_moves(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
 			const struct step *step, uint32_t fit)
 {
-	struct draft draft;
-
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
-		const struct table_node *node = &machine->table->nodes[run->node];
+		uint32_t node;
 
 		if (!may_move(machine, nesting, run, i, step->vcpu))
 			continue;
-		for (uint32_t j = node->edges; j < node->edges + node->edge_count; j++) {
-			const struct table_edge *edge = &machine->table->edges[j];
-
-			if (edge->to == TABLE_END || machine->fits[edge->to - machine->protocol->nodes] != fit)
-				continue;
-			draft_run(machine, alternative, i, &draft);
-			take_event(machine, edge, step, &draft);
-		}
+		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
+		     node = next_node(machine, run, node + 1))
+			event_edges(machine, alternative, i, node, step, fit);
 	}
 }
 

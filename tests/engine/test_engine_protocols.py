@@ -446,3 +446,18 @@ def test_the_number_of_runs_proved_to_be_open_is_counted() -> None:
             assert engine.request(write(0, address)) is None
         counted = engine.statistics().open_runs
     assert {kind: count for kind, count in counted.items() if count} == {"task": 1, "timer": 1, "irq": 1}
+
+
+def test_merging_forgets_where_runs_are_before_it_forgets_how_they_go_on() -> None:
+    # Three runs that cannot be told apart, so that who made which write is anyone's guess; but none can make twelve of
+    # eleven.
+    chain = [place(f"{kind}{n}", OUT, "0x10", Edge(f"{kind}{n + 1}")) for kind in "twx" for n in range(12)]
+    ends = [place(f"{kind}12", OUT, "0x11", Edge(END)) for kind in "twx"]
+    entries = {"task": (Edge("t0"),), "work": (Edge("w0"),), "exit": (Edge("x0"),)}
+    with Engine(policy(protocol(entries, (*chain, *ends)), budget=16)) as engine:
+        for _ in range(11):
+            assert engine.request(write(0, "0x10")) is None
+            assert engine.request(write(0, "0x11")) is not None
+        assert engine.statistics().merges > 0
+        assert engine.request(write(0, "0x10")) is None
+        assert engine.request(write(0, "0x11")) is None

@@ -26,10 +26,6 @@ def insensitive(point: Point, context: CallString) -> tuple[tuple[str, ...], Val
     return point.addresses, point.value
 
 
-class TooLargeError(Exception):
-    """The expansion passed its limit; another depth is tried."""
-
-
 def expand(
     residual: Residual, rule: Rule = insensitive, *, limit: int = 60_000
 ) -> tuple[tuple[Entry, ...], tuple[Node, ...], tuple[Note, ...]]:
@@ -38,12 +34,28 @@ def expand(
     The deepest call strings that stay under the limit are taken; with none at all (depth 0) the size is that of the
     driver, so this always ends.
     """
-    for depth in (DEEPEST, 12, 8, 6, 5, 4, 3, 2, 1):
-        try:
-            return _Expansion(residual, rule, depth, limit).result()
-        except TooLargeError:
+    depths = (DEEPEST, 12, 8, 6, 5, 4, 3, 2, 1)
+    depth = next((depth for depth in depths if _fits(residual, depth, limit)), 0)
+    return _Expansion(residual, rule, depth).result()
+
+
+def _fits(residual: Residual, depth: int, limit: int) -> bool:
+    """Whether call strings of `depth` give at most `limit` nodes."""
+    ahead = [_Where(opening.routine, ()) for opening in residual.openings]
+    seen: set[_Where] = set()
+    size = 0
+    while ahead:
+        where = ahead.pop()
+        if where in seen:
             continue
-    return _Expansion(residual, rule, 0, None).result()
+        seen.add(where)
+        points = residual.routines[where.routine].points
+        size += len(points) + 1  # and the node where it returns
+        if size > limit:
+            return False
+        for index, point in enumerate(points):
+            ahead += [_Where(callee, _push(where, index, depth)) for callee in point.calls]
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +64,16 @@ class _Where:
     context: CallString
 
 
+def _push(where: _Where, index: int, depth: int) -> CallString:
+    whole = (*where.context, (where.routine, index))
+    return whole[max(0, len(whole) - depth) :]
+
+
 @dataclass(slots=True)
 class _Expansion:
     residual: Residual
     rule: Rule
     depth: int
-    limit: int | None
     nodes: dict[str, Node] = field(default_factory=dict)
     numbers: dict[str, dict[CallString, int]] = field(default_factory=lambda: defaultdict(dict))
     callers: dict[_Where, set[tuple[_Where, int]]] = field(default_factory=lambda: defaultdict(set))
@@ -72,16 +88,12 @@ class _Expansion:
             self.callers[where].add((where, -1))
             entries.append(Entry(opening.routine, opening.kind, (Edge(self._name(where, 0), "", dict(opening.set)),)))
         visited: set[_Where] = set()
-        size = 0
         while ahead:
             where = ahead.pop()
             if where in visited:
                 continue
             visited.add(where)
             points = self.residual.routines[where.routine].points
-            size += len(points) + 1  # and the node where it returns
-            if self.limit is not None and size > self.limit:
-                raise TooLargeError
             for index, point in enumerate(points):
                 self._add(where, index, point, ahead)
         # Only now are all callers known, and with them where each routine returns to.
@@ -98,7 +110,9 @@ class _Expansion:
         addresses, value = self.rule(point, where.context) if point.site is not None else ((), None)
         edges: list[Edge] = []
         for callee in point.calls:
-            inner = _Where(callee, self._push(where, index))
+            if len(where.context) == self.depth:
+                self.cut.add(where.routine)
+            inner = _Where(callee, _push(where, index, self.depth))
             self.callers[inner].add((where, index))
             edges.append(Edge(self._name(inner, 0)))
             ahead.append(inner)
@@ -110,12 +124,6 @@ class _Expansion:
             name, site=point.site, context=functions, addresses=addresses, value=value, bind=point.bind,
             edges=tuple(edges),
         )  # fmt: skip
-
-    def _push(self, where: _Where, index: int) -> CallString:
-        whole = (*where.context, (where.routine, index))
-        if len(whole) > self.depth:
-            self.cut.add(where.routine)
-        return whole[len(whole) - self.depth :] if len(whole) > self.depth else whole
 
     def _edge(self, where: _Where, step: Step) -> Edge:
         to = self._return_name(where) if step.to is None else self._name(where, step.to)

@@ -45,6 +45,8 @@ class Slicer:
     followed: frozenset[str] | None = None
     """Names of the cells to follow; None: all."""
     recursive: frozenset[int] = frozenset()
+    taken: frozenset[int] = frozenset()
+    """Functions whose address is taken: what a call of unknown target may reach."""
 
     def draft(self) -> Draft:
         """Return all routines."""
@@ -439,7 +441,9 @@ class _Stretch:
             if target is not None and sign_extended(target, self.extended):
                 tree = self._tree(target)
         skips = callees is None
-        for callee in sorted(callees or ()):
+        if callees is None:
+            callees = parent.slicer.taken
+        for callee in sorted(callees):
             if callee not in parent.slicer.functions:
                 skips = True
                 continue

@@ -43,7 +43,14 @@ def sliced(facts: Facts, numbers: Mapping[int, int], rules: Mapping[int, Rule], 
     while True:
         functions = _callers(calls, wanted) & facts.routines.keys()
         slicer = Slicer(
-            facts, cells, {address: names_of[address] for address in functions}, numbers, rules, followed, recursive
+            facts,
+            cells,
+            {address: names_of[address] for address in functions},
+            numbers,
+            rules,
+            followed,
+            recursive,
+            frozenset(entry.address for entry in facts.module.entries),
         )
         draft = slicer.draft()
         settle(draft, {cell.name for cell in cells.all() if cells.initial(cell) is not None})
@@ -88,7 +95,9 @@ def _calls(facts: Facts) -> dict[int, set[int]]:
         for stretch in routine.stretches.values():
             if stretch.call is None:
                 continue
-            targets = facts.callees.get(stretch.address) or frozenset()
+            targets = facts.callees.get(stretch.address, frozenset())
+            if targets is None:
+                targets = frozenset(entry.address for entry in facts.module.entries)
             callees |= {stretch.call.target, *targets} & facts.module.functions.keys()  # type: ignore[arg-type]
     return found
 

@@ -264,7 +264,17 @@ def _add(size: int, args: tuple[Value, ...], width: int) -> Value | None:
             return make("add", size, (make("add", size, (x.args[0], y), width), x.args[1]), width)
     if isinstance(b, Expression) and b.op == "neg":
         return make("sub", size, (a, b.args[0]), width)
+    # x + 4 * x, as lea computes the size of a structure, is 5 * x.
+    (x, m), (y, n) = _factor(a), _factor(b)
+    if _same(x, y):
+        return make("mul", size, (x, (m + n) & mask(size)), width)
     return None
+
+
+def _factor(value: Value) -> tuple[Value, int]:
+    if isinstance(value, Expression) and value.op == "mul" and isinstance(value.args[1], int):
+        return value.args[0], value.args[1]
+    return value, 1
 
 
 def _sub(size: int, args: tuple[Value, ...], width: int) -> Value | None:

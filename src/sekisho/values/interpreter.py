@@ -29,6 +29,8 @@ STACK_FIRST = {8: 0x7000_0000_0000, 4: 0xE000_0000}
 STACK_STEP = {8: 0x100_0000, 4: 0x4_0000}
 _ENUMERATE = 256
 _PAGE = 0x1000
+_EARLY = -1
+"""Slot that marks the states of init in which it still runs alone."""
 
 
 @dataclass(eq=False, slots=True)
@@ -124,8 +126,6 @@ class Node:
     joiner: Joiner | None = None
     after: State | None = None
     """The state that it last returned with."""
-    published: Slots | None = None
-    """The slots that others have last been shown (init only)."""
     ways: list[Way] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
 
@@ -211,7 +211,8 @@ class Interpreter:
             self.sources[argument] = f"argument {number + 1} of {function.name}"
         for place in self.convention.saved:
             registers[place] = symbol(("before", function.name, kind, place), self.word)
-        self._flow(None, self._node(routine.entry, activation, ()), State(registers, {}, {}), "entry")
+        slots: Slots = {_EARLY: (1, 0)} if kind == "init" and self.options.init_first else {}
+        self._flow(None, self._node(routine.entry, activation, ()), State(registers, slots, {}), "entry")
 
     def enter_unclaimed(self) -> None:
         """Look at functions whose address is taken, but which nothing was seen to call, as if they were entries.
@@ -236,11 +237,18 @@ class Interpreter:
         first = STACK_FIRST[self.word]
         return first <= address < first + (self.stacks + 1) * STACK_STEP[self.word]
 
-    def _object(self, address: int) -> tuple[int, int] | None:
-        if self.is_stack(address):
+    def _object(self, found: Abstract) -> tuple[int, int] | None:
+        """Return the bounds of the object that most of these addresses are in; None if they are none of objects."""
+        addresses = sorted(found.values) if found.values is not None else [found.lo, found.hi]
+        counts: dict[int, int] = {}
+        for address in addresses:
+            region = None if self.is_stack(address) or address < _PAGE else self.memory.region(address)
+            if region is not None and not self.image.is_code(address):
+                counts[region.start] = counts.get(region.start, 0) + 1
+        if not counts:
             return None
-        region = self.memory.region(address)
-        return None if region is None or self.image.is_code(address) else (region.start, region.end)
+        best = self.memory.region(max(counts, key=lambda start: (counts[start], -start)))
+        return None if best is None else (best.start, best.end)
 
     def routine(self, address: int) -> Routine:
         """Return a function prepared for interpretation."""
@@ -327,6 +335,7 @@ class Interpreter:
             target.state = arriving
             self._queue(target)
             return
+        self._reconcile(target.state, arriving)
         if target.joiner is None:
             target.joiner = Joiner(target.number, self._object, self.sources)
         stretch = target.stretch
@@ -415,10 +424,10 @@ class Interpreter:
         touch = Touch(step, operands, state.environment)
         node.touches.append(touch)
         if kind == "in":
-            self._publish(node, state)
+            self._publish(state)
             return self._result(node, state, step, top(step.size), f"read at {self.where(step.address)}")
         if kind == "out":
-            self._publish(node, state)
+            self._publish(state)
         elif kind in ("fill", "copy", "ins"):
             self._string(node, state, step, operands)
         return 0
@@ -454,7 +463,33 @@ class Interpreter:
             return [pointer]
         members = state.abstract(pointer).members(_ENUMERATE)
         if members and members[0] < _PAGE <= members[-1]:
-            return [address for address in members if address >= _PAGE]
+            members = [address for address in members if address >= _PAGE]
+        if members is None or len(members) <= 2:
+            return members
+        if pointer.op == "add" and isinstance(pointer.args[1], int) and pointer.args[1] > 0xFFFF:
+            return self._indexed(members)
+        return self._inside(members)
+
+    def _indexed(self, members: list[int]) -> list[int]:
+        """An index stays inside its array: of a fixed address plus something, the members in one object count."""
+        counts: dict[int, int] = {}
+        regions = [self.memory.region(address) for address in members]
+        for region in regions:
+            if region is not None:
+                counts[region.start] = counts.get(region.start, 0) + 1
+        if len(counts) < 2:
+            return members
+        most = max(counts, key=lambda start: (counts[start], -start))
+        if counts[most] * 2 <= len(members):
+            return members
+        return [a for a, region in zip(members, regions, strict=True) if region is not None and region.start == most]
+
+    def _inside(self, members: list[int]) -> list[int]:
+        """Leave out the address just behind an array that the others walk through: nothing is accessed there."""
+        regions = [self.memory.region(address) for address in members]
+        for region in {id(r): r for r in regions if r is not None}.values():
+            if region.end in members and regions.count(region) >= 2:
+                return [address for address in members if address != region.end]
         return members
 
     def _extent(self, state: State, pointer: Value, size: int) -> tuple[Region, int, int, int] | None:
@@ -523,8 +558,9 @@ class Interpreter:
 
     # Loads and stores
 
-    def _early(self, node: Node) -> bool:
-        return node.activation.origin.kind == "init" and self.options.init_first
+    def _early(self, state: State) -> bool:
+        """Whether init runs alone as yet: variables then are followed like the stack, store by store."""
+        return _EARLY in state.slots
 
     def _load(self, node: Node, state: State, step: Step, pointer: Value) -> Value:
         size = step.size
@@ -536,9 +572,9 @@ class Interpreter:
                 if value is not None:
                     return value
                 return self._result(node, state, step, top(size, "what the stack holds here is not known"), "")
-            if self._early(node):
+            if self._early(state):
                 value = _slot(state.slots, address, size)
-                if value is not None and not self._foreign(address, size):
+                if value is not None:
                     return value
         if places is None:
             extent = self._extent(state, pointer, size)
@@ -555,7 +591,7 @@ class Interpreter:
                 return self._result(node, state, step, found, f"{region.name}[…]")
             places = [first + i * stride for i in range(count)]
         found_set: Abstract | None = None
-        early = self._early(node)
+        early = self._early(state)
         for address in places:
             if self.is_stack(address):
                 value = _slot(state.slots, address, size)
@@ -565,9 +601,7 @@ class Interpreter:
                 if early:
                     value = _slot(state.slots, address, size)
                     if value is not None:
-                        part = (
-                            join(part, state.abstract(value)) if self._foreign(address, size) else state.abstract(value)
-                        )
+                        part = state.abstract(value)
             found_set = part if found_set is None else join(found_set, part)
             if found_set.values is None and found_set.hi == mask(size) and found_set.why:
                 break
@@ -606,10 +640,6 @@ class Interpreter:
         assert found is not None
         return top(size, f"any element of {region.name}") if found.hi > mask(size) else found
 
-    def _foreign(self, address: int, size: int) -> bool:
-        """Whether something outside init's own flow has been stored there."""
-        return bool(self.memory._overlapping(address, size)) and self.memory.overwritten is not None
-
     def _store(self, node: Node, state: State, step: Step, pointer: Value, value: Value) -> None:
         size = step.size
         places = self._places(state, pointer, size)
@@ -618,7 +648,7 @@ class Interpreter:
             value = anything(state.abstract(value), size)
         if places is not None and len(places) == 1:
             address = places[0]
-            if self.is_stack(address) or (self._early(node) and self.memory.region(address) is not None):
+            if self.is_stack(address) or (self._early(state) and self.memory.region(address) is not None):
                 slots = dict(state.slots)
                 if step.maybe:
                     old = _slot(slots, address, size)
@@ -662,7 +692,7 @@ class Interpreter:
                             )
                 state.slots = slots
             else:
-                if self._early(node) and _slot(state.slots, address, size) is not None:
+                if self._early(state) and _slot(state.slots, address, size) is not None:
                     slots = dict(state.slots)
                     old = _slot(slots, address, size)
                     assert old is not None
@@ -688,7 +718,8 @@ class Interpreter:
         found = state.abstract(value)
         if found.values is None and found.hi - found.lo > 0x10000:
             return
-        self._leak_set(found, why, kind)
+        listed = self._places(state, value, 1)
+        self._leak_set(found if listed is None or not listed else finite(listed), why, kind)
 
     def _leak_set(self, found: Abstract, why: str, kind: EntryKind) -> None:
         for number in sorted(found.values) if found.values is not None else (found.lo,):
@@ -711,17 +742,40 @@ class Interpreter:
 
     # Init before everything else
 
-    def _publish(self, node: Node, state: State) -> None:
-        """Other runs may begin now: they see what init has stored so far."""
-        if not self._early(node) or node.published is state.slots:
+    def _publish(self, state: State) -> None:
+        """Init no longer runs alone: others see what it has stored, and may change it from now on."""
+        if not self._early(state):
             return
-        node.published = state.slots
         written: set[int] = set()
-        for address, (size, value) in state.slots.items():
-            if not self.is_stack(address):
+        slots: Slots = {}
+        for address, slot in state.slots.items():
+            if self.is_stack(address):
+                slots[address] = slot
+            elif address != _EARLY:
+                size, value = slot
                 self.memory.store(address, size, state.abstract(value))
                 written.update(range(address, address + size))
+        state.slots = slots
         self.memory.publish(written)
+
+    def _reconcile(self, old: State, new: State) -> None:
+        """Before two ways of init are joined: what only one has stored would be lost, so it becomes known to all."""
+        if (_EARLY in old.slots) != (_EARLY in new.slots):
+            for state in (old, new):
+                self._publish(state)
+            return
+        if _EARLY not in old.slots or old.slots is new.slots:
+            return
+        for state, other in ((old, new), (new, old)):
+            for address in state.slots.keys() - other.slots.keys():
+                if not self.is_stack(address):
+                    size, value = state.slots[address]
+                    self.memory.store(address, size, state.abstract(value))
+        for address, (size, value) in old.slots.items():
+            slot = new.slots.get(address)
+            if slot is not None and slot[0] != size and not self.is_stack(address):
+                self.memory.store(address, size, old.abstract(value))
+                self.memory.store(address, slot[0], new.abstract(slot[1]))
 
     # String instructions and copies
 
@@ -753,7 +807,7 @@ class Interpreter:
 
     def _write_bytes(self, node: Node, state: State, place: int, data: bytes, strong: bool) -> None:
         stack = self.is_stack(place)
-        tracked = (stack or self._early(node)) and strong
+        tracked = (stack or self._early(state)) and strong
         slots = dict(state.slots) if tracked or stack else state.slots
         if tracked:
             for start, (length, _) in list(slots.items()):
@@ -812,9 +866,9 @@ class Interpreter:
                         top(width, "what the stack holds here is not known") if value is None else state.abstract(value)
                     )
                 else:
-                    value = _slot(state.slots, origin + offset, width) if self._early(node) else None
+                    value = _slot(state.slots, origin + offset, width) if self._early(state) else None
                     part = (
-                        self.memory.load(origin + offset, width, node, self._early(node))
+                        self.memory.load(origin + offset, width, node, self._early(state))
                         if value is None
                         else state.abstract(value)
                     )
@@ -831,7 +885,7 @@ class Interpreter:
         return min(sizes, default=width)
 
     def _assign(self, node: Node, state: State, address: int, size: int, found: Abstract, strong: bool) -> None:
-        if self.is_stack(address) or (self._early(node) and strong and self.memory.region(address) is not None):
+        if self.is_stack(address) or (self._early(state) and strong and self.memory.region(address) is not None):
             slots = dict(state.slots)
             if not strong:
                 old = _slot(slots, address, size)
@@ -865,7 +919,7 @@ class Interpreter:
                 continue
             end = min(place + most, region.end)
             self.memory.smear(region, place, end, top(8, why))
-            if self._early(node):
+            if self._early(state):
                 self._forget(state, place, end, why)
 
     def _forget(self, state: State, first: int, end: int, why: str) -> None:
@@ -967,7 +1021,7 @@ class Interpreter:
                     result.append((head, known[head]))
                 continue
             if head not in node.stretch.loops:
-                if self._countable(routine, head, self._early(node) and node.activation.depth == 0):
+                if self._countable(routine, head, self._early(state) and node.activation.depth == 0):
                     result.append((head, 0))
             elif head in known:
                 current = known[head]
@@ -1064,7 +1118,7 @@ class Interpreter:
             return False
         if self._recursive(activation, target):
             return False
-        if self._early(node) and (activation.depth == 0 or target not in self.reaching):
+        if self._early(state) and (activation.depth == 0 or target not in self.reaching):
             return True
         return any(
             isinstance(value, int) and self.is_stack(value)
@@ -1105,7 +1159,7 @@ class Interpreter:
         key: object = ("merged", address) if alone else ("site", call.address, address, node.rounds)
         callee = self.activations.get(key)
         if callee is None:
-            priority = (1, address) if alone else (*node.priority, call.address, address)
+            priority = (1, address, "") if alone else (*node.priority, call.address, address)
             callee = self._activation(
                 key,
                 routine,
@@ -1119,7 +1173,7 @@ class Interpreter:
             callee.merged = True
         if many:
             self._widen(call.address, f"contexts of {routine.function.name} are merged")
-        self._publish(node, state)
+        self._publish(state)
         registers: dict[Place, Value] = {self.convention.stack: callee.stack}
         environment: dict[Expression, Abstract] = {}
         for place in self.convention.arguments:
@@ -1327,7 +1381,7 @@ class Interpreter:
             found = state.abstract(make("subpiece", 4, (result, 0), self.word) if self.word == 8 else result)
             if found.lo >= 0xFFFFF000:
                 return  # init failed: the module is thrown away
-        self._publish(node, state)
+        self._publish(state)
 
     # Calls that leave the driver
 
@@ -1412,12 +1466,12 @@ class Interpreter:
             if value is not None:
                 self._callback(node, state, value, word, kind, name)
         if WAITS.fullmatch(name):
-            self._publish(node, state)
+            self._publish(state)
         if HARMLESS.fullmatch(name) or preserves(name):
             return gone
         self._expose(node, state, arguments, f"passed to {name}", True)
         if not self.options.init_first:
-            self._publish(node, state)
+            self._publish(state)
         return gone
 
     def _callback(self, node: Node, state: State, value: Value, word: int | None, kind: EntryKind, name: str) -> None:
@@ -1449,7 +1503,7 @@ class Interpreter:
                 elif leak and number > 0xFFF:
                     self._leak_set(constant(number), why, "task")
                     region = self.memory.region(number)
-                    if region is not None and self._early(node):
+                    if region is not None and self._early(state):
                         self._forget(state, region.start, region.end, why)
 
 

@@ -85,12 +85,12 @@ class Joiner:
     __slots__ = ("extent", "growth", "owner", "sources")
 
     def __init__(
-        self, owner: int, extent: Callable[[int], tuple[int, int] | None], sources: dict[Expression, str]
+        self, owner: int, extent: Callable[[Abstract], tuple[int, int] | None], sources: dict[Expression, str]
     ) -> None:
         self.owner = owner
         self.sources = sources
         self.extent = extent
-        """Gives first address and end of the object that an address points into: where growing pointers stop."""
+        """Gives first address and end of the object that addresses point into: where growing pointers stop."""
         self.growth: dict[object, int] = {}
 
     def join(self, old: State, new: State, loop: bool, thresholds: Iterable[int], why: str) -> State | None:
@@ -224,11 +224,10 @@ class Joiner:
         merged = join(a, b)
         if merged == a:
             return a
-        if loop and merged.values is not None and a.lo > 0xFFFF:
-            object_ = self.extent(a.lo)
-            if object_ is not None and merged.hi > object_[1]:
-                inside = [v for v in merged.values if v <= object_[1]]
-                merged = finite(inside) if a.hi <= object_[1] else merged
+        if loop and merged.values is not None and merged.hi > 0xFFFF:
+            object_ = self.extent(a)
+            if object_ is not None and (merged.hi > object_[1] or merged.lo < object_[0]):
+                merged = finite(v for v in merged.values if object_[0] <= v <= object_[1])
                 if merged == a:
                     return a
         count = self.growth[key] = self.growth.get(key, 0) + 1
@@ -236,8 +235,11 @@ class Joiner:
             return top(size, why)
         if (loop and count > 3) or count > 16:
             wide = widen(a, merged, thresholds, size, why)
-            object_ = self.extent(a.lo) if a.lo > 0xFFFF else None
-            if object_ is not None and wide.values is None and wide.hi > object_[1]:
-                return bounded(max(a.lo, object_[0]), object_[1], wide.step if wide.step > 1 else 1)
+            object_ = self.extent(a) if a.hi > 0xFFFF else None
+            if object_ is not None and wide.values is None and (wide.hi > object_[1] or wide.lo < object_[0]):
+                step = max(wide.step, 1)
+                first = max(wide.lo, object_[0])
+                first += (a.lo - first) % step
+                return bounded(first, min(wide.hi, object_[1]), step)
             return wide
         return merged

@@ -110,7 +110,7 @@ EntryKind = Literal["init", "exit", "exported", "address taken"]
 
 
 class Entry(NamedTuple):
-    """A function that the rest of the kernel can call, and the addresses where a pointer to it stands.
+    """A function that the rest of the kernel can call, and the addresses of what names it: data, or instructions.
 
     Functions that only linear sweep found are here too, if they have I/O instructions: without places.
     """

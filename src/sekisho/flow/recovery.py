@@ -16,7 +16,7 @@ from sekisho.flow.kernel import NEVER_RETURN, PADDING_SYMBOL, RETURN_THUNKS, TRA
 from sekisho.flow.model import Block, Call, Edge, Entry, EntryKind, Exit, Function, JumpTable, Module
 from sekisho.flow.tables import data_code_pointers, extra_edges, instruction_code_pointers, warnings
 from sekisho.image import Image
-from sekisho.lift import RAM, Code, Instruction, Lifter, Op
+from sekisho.lift import RAM, Code, Instruction, Lifter, Op, Varnode
 
 _ROUNDS = 20
 """Most passes over the module until call targets and returns are settled; real drivers take two or three."""
@@ -130,6 +130,11 @@ class _Recovery:
             for address in stale:
                 old = self.drafts[address]
                 self._work_out(_Draft(old.name, address, old.roots, old.reached))
+            self.covered = {
+                address: instruction.end
+                for draft in self.drafts.values()
+                for address, instruction in draft.instructions.items()
+            }
 
     def _stale(self) -> list[int]:
         """Return the functions to be worked out again.
@@ -278,7 +283,7 @@ class _Recovery:
                 return None
 
     def _jumps_to_extern(self, instruction: Instruction) -> bool:
-        operand = instruction.ops[-1].inputs[0]
+        operand = _source(instruction)
         return operand.space == RAM and self.image.extern_at(operand.offset) is not None
 
     def _jump(self, draft: _Draft, instruction: Instruction) -> _Step:
@@ -300,7 +305,7 @@ class _Recovery:
     def _call(self, instruction: Instruction, *, tail: bool) -> Call:
         target = instruction.target
         if target is None:
-            operand = instruction.ops[-1].inputs[0]
+            operand = _source(instruction)
             place = self.image.extern_at(operand.offset) if operand.space == RAM else None
             name = None if place is None else self.image.name(operand.offset)
             return Call(instruction.address, None, name, operand, tail, returns=True)
@@ -371,13 +376,13 @@ class _Recovery:
     # Code that only pointers lead to, and code that nothing leads to
 
     def _code_pointers(self) -> Iterator[tuple[int, int]]:
-        """Yield (code address, place) of the pointers in operands of instructions found so far."""
+        """Yield (code address, instruction) of the pointers in operands of instructions found so far."""
         for draft in self.drafts.values():
             for instruction in draft.instructions.values():
                 if instruction.kind in ("jump", "branch", "call"):
                     continue
-                for entry, target in instruction_code_pointers(self.image, instruction.address, instruction.end):
-                    yield target, entry.address
+                for target in instruction_code_pointers(self.image, instruction):
+                    yield target, instruction.address
 
     def _data_pointers(self) -> Iterator[tuple[int, int]]:
         """Yield (code address, place) of the pointers in data that are not entries of known jump tables."""
@@ -450,3 +455,12 @@ class _Recovery:
                     kinds.get(address, "address taken"),
                     tuple(sorted(places.get(address, ()))),
                 )
+
+
+def _source(instruction: Instruction) -> Varnode:
+    """Return what an indirect jump or call takes its target from: a register, memory in RAM, or a temporary."""
+    operand = instruction.ops[-1].inputs[0]
+    for op in instruction.ops:
+        if op.output == operand and op.code == Code.COPY:
+            return op.inputs[0]
+    return operand

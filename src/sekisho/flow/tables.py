@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sekisho.flow.kernel import METADATA_SECTIONS
 from sekisho.flow.model import Edge
 from sekisho.image import Image, Relocation, alternatives, jump_labels
-from sekisho.lift import Lifter
+from sekisho.lift import CONST, Code, Instruction, Lifter
 
 _BUGFLAG_WARNING = 1
 
@@ -84,14 +84,18 @@ def data_code_pointers(image: Image) -> Iterator[tuple[Relocation, int, bool]]:
                 yield entry, entry.target, exported
 
 
-def instruction_code_pointers(image: Image, address: int, end: int) -> Iterator[tuple[Relocation, int]]:
-    """Yield (relocation, code address) for what the operands of the instruction in [address, end) point to."""
-    for entry in image.relocations_in(address, end):
+def instruction_code_pointers(image: Image, instruction: Instruction) -> Iterator[int]:
+    """Yield the code addresses that the operands of an instruction name."""
+    for entry in image.relocations_in(instruction.address, instruction.end):
         if "GOTPC" in entry.type or "GOT32" in entry.type:
             target = entry.symbol.address
         elif entry.pc_relative:
-            target = entry.target + end - entry.address
+            target = entry.target + instruction.end - entry.address
         else:
             target = entry.target
         if image.is_code(target):
-            yield entry, target
+            yield target
+    # The assembler leaves no relocation for a PC-relative address within the section.
+    for op in instruction.ops:
+        if op.code == Code.COPY and op.inputs[0].space == CONST and image.is_code(op.inputs[0].offset):
+            yield op.inputs[0].offset

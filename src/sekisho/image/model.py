@@ -214,7 +214,7 @@ class Image:
         starts, symbols = self._by_address
         index = bisect_right(starts, address) - 1
         # Objects may nest; a few steps back reach the enclosing one.
-        for symbol in symbols[index : max(index - 8, -1) : -1] if index >= 0 else ():
+        for symbol in reversed(symbols[max(index - 8, 0) : index + 1]):
             if not symbol.extern and address < symbol.address + max(symbol.size, 1):
                 return symbol, address - symbol.address
         return None

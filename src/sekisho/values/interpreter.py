@@ -31,6 +31,8 @@ _ENUMERATE = 256
 _PAGE = 0x1000
 _EARLY = -1
 """Slot that marks the states of init in which it still runs alone."""
+_LATE = -2
+"""Slot that marks states in which it may no longer do so; its size is an index into `Interpreter.late`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -166,6 +168,8 @@ class Interpreter:
         self.deadline: float | None = None
         self.reaching = self._reaching()
         self.escaped: set[int] = set()
+        self.late: list[frozenset[int]] = []
+        """Bytes that init has surely written, where ways with and without requests were joined."""
         self.complete = True
         self.hypothetical = 0
         """Nodes from this number on belong to functions that nothing was seen to call; 0: there are none."""
@@ -464,7 +468,11 @@ class Interpreter:
         members = state.abstract(pointer).members(_ENUMERATE)
         if members and members[0] < _PAGE <= members[-1]:
             members = [address for address in members if address >= _PAGE]
-        if members is None or len(members) <= 2:
+        if members is None or len(members) < 2:
+            return members
+        there = [a for a in members if self.memory.region(a) is not None or self.is_stack(a) or self.image.extern_at(a)]
+        members = there or members
+        if len(members) <= 2:
             return members
         if pointer.op == "add" and isinstance(pointer.args[1], int) and pointer.args[1] > 0xFFFF:
             return self._indexed(members)
@@ -744,8 +752,17 @@ class Interpreter:
 
     def _publish(self, state: State) -> None:
         """Init no longer runs alone: others see what it has stored, and may change it from now on."""
+        if _LATE in state.slots:
+            self.memory.publish(set(self.late[state.slots[_LATE][0]]))
+            state.slots = {address: slot for address, slot in state.slots.items() if address != _LATE}
+            return
         if not self._early(state):
             return
+        state.slots, written = self._tell(state)
+        self.memory.publish(written)
+
+    def _tell(self, state: State) -> tuple[Slots, set[int]]:
+        """Store what init has kept to itself; return the slots that remain, and the bytes that were written."""
         written: set[int] = set()
         slots: Slots = {}
         for address, slot in state.slots.items():
@@ -755,16 +772,31 @@ class Interpreter:
                 size, value = slot
                 self.memory.store(address, size, state.abstract(value))
                 written.update(range(address, address + size))
-        state.slots = slots
-        self.memory.publish(written)
+        return slots, written
 
     def _reconcile(self, old: State, new: State) -> None:
         """Before two ways of init are joined: what only one has stored would be lost, so it becomes known to all."""
-        if (_EARLY in old.slots) != (_EARLY in new.slots):
-            for state in (old, new):
-                self._publish(state)
+        if old.slots is new.slots:
             return
-        if _EARLY not in old.slots or old.slots is new.slots:
+        if (_EARLY in old.slots) != (_EARLY in new.slots) or (_LATE in old.slots) != (_LATE in new.slots) or (
+            _LATE in old.slots and old.slots[_LATE] != new.slots[_LATE]
+        ):
+            # What one way has not written still has its first contents, if init goes on and others then run.
+            written: set[int] | None = None
+            for state in (old, new):
+                if _EARLY in state.slots:
+                    state.slots, bytes_ = self._tell(state)
+                elif _LATE in state.slots:
+                    bytes_ = set(self.late[state.slots[_LATE][0]])
+                else:
+                    continue
+                written = bytes_ if written is None else written & bytes_
+            if written is not None:
+                self.late.append(frozenset(written))
+                for state in (old, new):
+                    state.slots = {**state.slots, _LATE: (len(self.late) - 1, 0)}
+            return
+        if _EARLY not in old.slots:
             return
         for state, other in ((old, new), (new, old)):
             for address in state.slots.keys() - other.slots.keys():
@@ -1216,9 +1248,9 @@ class Interpreter:
             return found.single
         parameter = symbol(("parameter", callee.number, place), value.size)
         environment[parameter] = found
-        text = self.sources.get(value, "") if value.op == "symbol" else ""
-        if text:
-            self.sources[parameter] = text
+        texts = sorted({t for s in value.symbols for t in self.sources.get(s, "").split(" | ") if t})
+        if texts:
+            self.sources[parameter] = " | ".join(texts[:4])
         return parameter
 
     def _return(self, node: Node, state: State) -> None:

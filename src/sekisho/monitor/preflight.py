@@ -4,6 +4,7 @@ Whatever slips through here is caught by the handshake; this is for the clearer 
 """
 
 import os
+import re
 import shutil
 import stat
 import struct
@@ -15,6 +16,8 @@ from sekisho.errors import SekishoError
 
 _INTERPRETER = 3  # PT_INTERP
 _X86_64 = 62  # EM_X86_64
+_LOADER = re.compile(r"ld-linux-x86-64\.so\.2|ld-2\.[0-9]+\.so")
+"""The dynamic loader itself, by which a program of another system's tree is started: it takes the shim along."""
 
 
 def check(command: Sequence[str]) -> None:
@@ -55,7 +58,7 @@ def _check_file(path: Path) -> None:
         file.seek(offset)
         headers = file.read(size * count)
     kinds = {struct.unpack_from("<I", headers, index)[0] for index in range(0, len(headers) - 55, max(size, 56))}
-    if _INTERPRETER not in kinds:
+    if _INTERPRETER not in kinds and not _LOADER.fullmatch(path.name):
         raise SekishoError("statically linked: the shim cannot be loaded into it", source=path)
 
 

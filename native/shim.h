@@ -34,7 +34,7 @@ struct vm {
 	struct sekisho_engine *engine;
 	struct sekisho_policy_facts facts;
 	struct locator *locator;
-	uint32_t generation;
+	_Atomic uint32_t generation;
 	struct memory memory;
 
 	/*
@@ -119,6 +119,7 @@ void shim_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 struct vcpu *shim_vcpu(int file);
 int shim_observe(int file, uint32_t request, void *argument);
 void shim_reload(struct vm *vm);
+void shim_look_for_lines(struct vm *vm);
 
 /* shim_run.c */
 int shim_run(struct vcpu *vcpu);

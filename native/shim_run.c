@@ -143,6 +143,8 @@ static void look_at_registers(struct vcpu *vcpu)
 	bool first = vcpu->index == 0 && !atomic_exchange(&vcpu->vm->started, true);
 	bool at_reset = vcpu->segments_at_reset && vcpu->instruction_at_reset;
 
+	if (first)
+		shim_look_for_lines(vcpu->vm);
 	/* The engine was opened at the beginning: a first start at the reset vector is nothing new to it. */
 	if (vcpu->index == 0 && (first ? !at_reset : vcpu->reset_seen))
 		restart(vcpu, at_reset);

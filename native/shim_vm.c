@@ -74,7 +74,7 @@ static struct sekisho_engine *open_engine(char *error, size_t size)
 }
 
 /* Irq runs open when their line rises. Where the lines are not KVM's, we do not see them: they count as raised all the time. */
-static void look_for_lines(struct vm *vm)
+void shim_look_for_lines(struct vm *vm)
 {
 	bool blind = !vm->kernel_irqchip && vm->facts.lines;
 
@@ -247,7 +247,7 @@ void shim_reload(struct vm *vm)
 		sekisho_engine_facts(engine, &vm->facts);
 		sekisho_engine_forget(engine, atomic_load(&vm->vcpu_count));
 		unhook_guarded_doorbells(vm);
-		look_for_lines(vm);
+		shim_look_for_lines(vm);
 		atomic_store(&vm->paging, true); /* nobody has looked: firmware is not trusted before the next reset */
 		atomic_fetch_add(&vm->epoch, 1); /* no answer of the old engine's requests reaches the new one */
 		atomic_store(&channel->applied, generation);

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from sekisho.policy import Device
+from sekisho.protocol.model import Edge, Entry, Global, Signal
 from tests.monitor.bare_metal import Request, policy_of, run_guest
 
 pytestmark = pytest.mark.kvm
@@ -82,3 +85,22 @@ def test_interrupt_controllers_in_memory_are_refused_inside_kvm_and_filtered_out
     assert run_guest(body, tmp_path, policy).code == 2
     outcome = run_guest(body, tmp_path, policy, "-machine", f"kernel-irqchip={irqchip}")
     assert (outcome.told, outcome.code) == (b"\xff\xff\xff\xff", 1)
+
+
+@pytest.mark.parametrize(("irqchip", "seen"), [("on", True), ("split", False), ("off", False)])
+def test_where_the_interrupt_lines_are_not_kvms_the_log_says_so_and_runs_may_open(
+    irqchip: str, seen: bool, tmp_path: Path
+) -> None:
+    """The policy allows a write only after line 4 was raised, which the guest never has done."""
+    base = policy_of(Request("out", 0x3FF))
+    protocol = replace(
+        base.protocols[0],
+        globals=(Global("raised"),),
+        entries=(Entry("handler", "irq", (Edge("place0", when="raised == 1"),)),),
+        slots={"irq": 1},
+        signals=(Signal(4, 1, {"raised": "1"}),),
+    )
+    policy = replace(base, devices=(Device("test", ("0x3ff",), lines=(4,)),), protocols=(protocol,))
+    outcome = run_guest("write 1, 0x3ff, 1\ndone", tmp_path, policy, "-machine", f"kernel-irqchip={irqchip}")
+    assert outcome.summary["denied"] == (1 if seen else 0)
+    assert bool(outcome.of_type("note")) is not seen

@@ -71,9 +71,12 @@ def vm_name(command: Sequence[str]) -> str:
     """The VM's name as QEMU is told (`-name guest=NAME,…`), made fit for a file name; "" if it is not."""
     for option, value in pairwise(command):
         if option in ("-name", "--name"):
-            first = value.split(",")[0].removeprefix("guest=")
-            return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in first).lstrip(".")[:64]
+            return _fit(value.split(",")[0].removeprefix("guest="))
     return ""
+
+
+def _fit(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".")[:64]
 
 
 class Launcher:
@@ -89,7 +92,7 @@ class Launcher:
         self.channel = Channel(table, audit=options.audit, tracing=options.trace is not None)
         self.qmp = Qmp() if options.pausable else None
         self.channel.header.stoppable = int(options.pausable)
-        self.name = options.name or vm_name(command) or f"vm-{os.getpid()}"
+        self.name = _fit(options.name) or vm_name(command) or f"vm-{os.getpid()}"
         self.located: dict[str, str] = {}
         self._clients: dict[int, control.Client] = {}
         self._selector = selectors.DefaultSelector()

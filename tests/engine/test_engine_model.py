@@ -106,7 +106,7 @@ def test_engine_and_model_agree_on_random_protocols(policy: Policy, steps: list[
 
 
 @pytest.mark.slow
-@settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(policies(), st.lists(STEPS, min_size=10, max_size=60))
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(policies(), st.lists(STEPS, min_size=30, max_size=60))
 def test_engine_and_model_agree_on_a_hundred_thousand_events(policy: Policy, steps: list[Any]) -> None:
-    _agree(policy, steps, 2000)
+    _agree(policy, steps)

@@ -16,7 +16,7 @@ _PRODUCT = 512
 
 
 class Abstract:
-    """A set of unsigned numbers: `values`, or all v with lo <= v <= hi, v = lo mod step, no bit of `zeros`, all of `ones`.
+    """A set of unsigned numbers: `values`, or all v with lo <= v <= hi, v = lo mod step, no bit of `zeros`, all `ones`.
 
     `why` says why the set is wider than what the driver does; empty where nothing was lost.
     """

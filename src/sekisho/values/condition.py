@@ -150,10 +150,9 @@ class _Refinement:
             return self._meet(value, found, allowed)
         if op == "add" and isinstance(args[1], int) and allowed.values is not None:
             return self._within(args[0], finite((v - args[1]) & mask(value.size) for v in allowed.values), width)
-        if op == "zext":
-            if allowed.values is not None:
-                kept = [v for v in allowed.values if v <= mask(value.width)]
-                return bool(kept) and self._within(args[0], finite(kept), value.width)
+        if op == "zext" and allowed.values is not None:
+            kept = [v for v in allowed.values if v <= mask(value.width)]
+            return bool(kept) and self._within(args[0], finite(kept), value.width)
         return self._bound(value, allowed.lo, allowed.hi, width)
 
     def _meet(self, only: Expression, found: Abstract, allowed: Abstract) -> bool:
@@ -232,9 +231,8 @@ class _Refinement:
         elif op == "mul" and isinstance(args[1], int) and args[1]:
             if self._evaluate(args[0]).hi * args[1] <= mask(value.size):
                 return self._bound(args[0], -(-lo // args[1]), hi // args[1], width)
-        elif op == "subpiece" and args[1] == 0:
-            if self._evaluate(args[0]).hi <= mask(value.size):
-                return self._bound(args[0], lo, hi, value.width)
+        elif op == "subpiece" and args[1] == 0 and self._evaluate(args[0]).hi <= mask(value.size):
+            return self._bound(args[0], lo, hi, value.width)
         return True
 
     def _without(self, value: Value, number: int, width: int) -> None:

@@ -1,9 +1,9 @@
 """Expressions over what a driver reads: numbers, symbols, and operations on them, each expression existing once.
 
 A symbol is a value that the analysis does not compute: a register at an entry, what a device answered, what a load
-found, the mixture of several ways at a join. An expression keeps what is known exactly ("the answer at this place, without
-bit 4"); `evaluate` gives the set of numbers it can be. Within one state, a symbol has one value at a time: whoever gives it
-a new one first replaces it in everything that still means the old one.
+found, the mixture of several ways at a join. An expression keeps what is known exactly ("the answer at this place,
+without bit 4"); `evaluate` gives the set of numbers it can be. Within one state, a symbol has one value at a time:
+whoever gives it a new one first replaces it in everything that still means the old one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,7 +35,7 @@ class Expression:
         self.cost = 1
         self.repeats = False
         """Whether a symbol occurs more than once."""
-        symbols: frozenset[Expression] = _NONE
+        symbols: frozenset[Expression] = frozenset()
         for arg in args:
             if arg.__class__ is not int:
                 assert isinstance(arg, Expression)
@@ -43,7 +43,7 @@ class Expression:
                 self.weak = self.weak or arg.weak
                 self.repeats = self.repeats or arg.repeats or not symbols.isdisjoint(arg.symbols)
                 symbols = symbols | arg.symbols if symbols else arg.symbols
-        self.symbols = symbols
+        self.symbols: frozenset[Expression] = symbols
 
     def __repr__(self) -> str:
         if self.op == "symbol":
@@ -54,7 +54,6 @@ class Expression:
 
 
 Value = int | Expression
-_NONE: frozenset[Expression] = frozenset()
 _known: dict[object, Expression] = {}
 
 
@@ -92,7 +91,7 @@ def make(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
     a = args[0]
     if len(args) == 1:
         if a.__class__ is int:
-            return concrete(op, size, (a,), width)  # type: ignore[arg-type]
+            return concrete(op, size, (a,), width)
     elif a.__class__ is int and args[1].__class__ is int:
         return concrete(op, size, args, width)  # type: ignore[arg-type]
     rule = _RULES.get(op)
@@ -118,7 +117,7 @@ def plain(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
 def evaluate(value: Value, environment: Mapping[Expression, Abstract]) -> Abstract:
     """Return the numbers that `value` can be when each symbol is in the set that `environment` gives for it."""
     if value.__class__ is int:
-        return constant(value)  # type: ignore[arg-type]
+        return constant(value)
     assert isinstance(value, Expression)
     if value.op == "symbol":
         found = environment.get(value)
@@ -355,7 +354,7 @@ def _or(size: int, args: tuple[Value, ...], width: int) -> Value | None:
     if size == 1:
         # below or equal; less or equal, as the flags spell them
         for x, y in ((a, b), (b, a)):
-            if isinstance(x, Expression) and isinstance(y, Expression) and y.op == "eq" and x.op in ("ult", "slt"):
+            if isinstance(x, Expression) and isinstance(y, Expression) and y.op == "eq" and x.op in ("ult", "slt"):  # noqa: SIM102
                 if x.width == y.width and (x.args == y.args or x.args == y.args[::-1]):
                     return make("ule" if x.op == "ult" else "sle", 1, x.args, x.width)
     return None

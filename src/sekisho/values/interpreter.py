@@ -16,7 +16,18 @@ from sekisho.flow.model import Call, Edge, Module
 from sekisho.values.abstract import BOOLEAN, Abstract, constant, finite, join, top
 from sekisho.values.condition import refine
 from sekisho.values.convention import Convention, Place, convention
-from sekisho.values.expression import Expression, Value, anything, linear, make, names, replace, substitute, sum_of, symbol
+from sekisho.values.expression import (
+    Expression,
+    Value,
+    anything,
+    linear,
+    make,
+    names,
+    replace,
+    substitute,
+    sum_of,
+    symbol,
+)
 from sekisho.values.kernel import ALLOCATORS, ARITY, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, zeroes
 from sekisho.values.memory import Memory, Region
 from sekisho.values.operation import _BINARY, mask, signed
@@ -48,7 +59,7 @@ class Origin:
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """Where an activation returns to: a stretch in a caller's context. `state`: of the caller, if contexts are merged."""
+    """Where an activation returns to: a stretch in a caller's context. `state`: the caller's, if that is merged."""
 
     stretch: Stretch
     activation: "Activation"
@@ -63,7 +74,7 @@ class Link:
 
 @dataclass(eq=False, slots=True)
 class Activation:
-    """A function in the context of the calls that led to it. `merged`: of all that are left, when there are too many."""
+    """A function in the context of the calls that led to it. `merged`: only arguments go in, and the result out."""
 
     number: int
     routine: Routine
@@ -380,18 +391,18 @@ class Interpreter:
         for line in program.lines:
             if line[0] == ARITHMETIC:
                 _, op, size, width, slots = line
-                if len(slots) == 2:  # type: ignore[arg-type]
-                    a = values[slots[0]]  # type: ignore[index]
-                    b = values[slots[1]]  # type: ignore[index]
+                if len(slots) == 2:
+                    a = values[slots[0]]
+                    b = values[slots[1]]
                     if a.__class__ is int and b.__class__ is int:
-                        append(_BINARY[op](a, b, width) & ((1 << (size << 3)) - 1))  # type: ignore[index,arg-type,operator]
+                        append(_BINARY[op](a, b, width) & ((1 << (size << 3)) - 1))
                     else:
-                        append(make(op, size, (a, b), width))  # type: ignore[arg-type]
+                        append(make(op, size, (a, b), width))
                 else:
-                    append(make(op, size, (values[slots[0]],), width))  # type: ignore[arg-type,index]
+                    append(make(op, size, (values[slots[0]],), width))
             else:
-                step: Step = line[1]  # type: ignore[assignment]
-                operands = tuple([values[i] for i in line[2]])  # type: ignore[attr-defined]
+                step: Step = line[1]
+                operands = tuple([values[i] for i in line[2]])
                 append(self._step(node, state, step, operands))
         changed = dict(registers if state.registers is registers else state.registers)
         for place, slot in program.registers:
@@ -454,7 +465,18 @@ class Interpreter:
             return chosen[0]
         if found is None:
             return then
-        return self._result(node, state, step, found, "")
+        return self._result(node, state, step, found, self._text(*chosen))
+
+    def _text(self, *values: Value) -> str:
+        """Return what values are made of, in words."""
+        parts = {
+            text
+            for value in values
+            if isinstance(value, Expression)
+            for used in value.symbols
+            for text in self.sources.get(used, "").split(" | ")
+        }
+        return " | ".join(sorted(parts - {""})[:4])
 
     # Addresses
 
@@ -778,8 +800,10 @@ class Interpreter:
         """Before two ways of init are joined: what only one has stored would be lost, so it becomes known to all."""
         if old.slots is new.slots:
             return
-        if (_EARLY in old.slots) != (_EARLY in new.slots) or (_LATE in old.slots) != (_LATE in new.slots) or (
-            _LATE in old.slots and old.slots[_LATE] != new.slots[_LATE]
+        if (
+            (_EARLY in old.slots) != (_EARLY in new.slots)
+            or (_LATE in old.slots) != (_LATE in new.slots)
+            or (_LATE in old.slots and old.slots[_LATE] != new.slots[_LATE])
         ):
             # What one way has not written still has its first contents, if init goes on and others then run.
             written: set[int] | None = None
@@ -946,11 +970,11 @@ class Interpreter:
                 end = min(place + most, node.activation.stack - 6 * self.word)
                 self._forget(state, place, max(end, place + 1), why)
                 continue
-            region = self.memory.region(place)
-            if region is None:
+            touched = self.memory.region(place)
+            if touched is None:
                 continue
-            end = min(place + most, region.end)
-            self.memory.smear(region, place, end, top(8, why))
+            end = min(place + most, touched.end)
+            self.memory.smear(touched, place, end, top(8, why))
             if self._early(state):
                 self._forget(state, place, end, why)
 
@@ -1027,7 +1051,7 @@ class Interpreter:
     def _switch(self, node: Node, state: State, target: Value | None) -> None:
         possible = None if target is None else state.abstract(target).members(_ENUMERATE * 4)
         for edge in node.stretch.edges:
-            if edge.kind == "case" and possible is not None and edge.target not in possible:
+            if edge.kind == "case" and possible is not None and edge.target not in possible:  # noqa: SIM102
                 if any(e.kind == "case" and e.target in possible for e in node.stretch.edges):
                     continue
             self._follow(node, state, edge)
@@ -1091,7 +1115,7 @@ class Interpreter:
                 return True
         for address, (_, old_value) in first.state.slots.items():
             other = state.slots.get(address)
-            if other is not None and isinstance(old_value, int) and isinstance(other[1], int):
+            if other is not None and isinstance(old_value, int) and isinstance(other[1], int):  # noqa: SIM102
                 if old_value != other[1] and _small(old_value, other[1], self.word):
                     return True
         return False
@@ -1248,9 +1272,9 @@ class Interpreter:
             return found.single
         parameter = symbol(("parameter", callee.number, place), value.size)
         environment[parameter] = found
-        texts = sorted({t for s in value.symbols for t in self.sources.get(s, "").split(" | ") if t})
-        if texts:
-            self.sources[parameter] = " | ".join(texts[:4])
+        text = self._text(value)
+        if text:
+            self.sources[parameter] = text
         return parameter
 
     def _return(self, node: Node, state: State) -> None:
@@ -1398,7 +1422,7 @@ class Interpreter:
                         seen = set(self.module.functions)
                         todo = []
                         break
-                    if call.target in self.module.functions and call.target not in seen:
+                    if call.target is not None and call.target in self.module.functions and call.target not in seen:
                         seen.add(call.target)
                         todo.append(call.target)
             found = self.closures[address] = frozenset(seen)
@@ -1468,23 +1492,27 @@ class Interpreter:
         self.owners[gone] = node.activation.routine.function.address
         present = [a for a in arguments if a is not None]
         if ALLOCATORS.fullmatch(name):
-            region = self.heaps.get(call.address)
+            heap = self.heaps.get(call.address)
             flags = next((a for a in arguments[1:2] if isinstance(a, int)), None)
-            if region is None:
-                region = self.memory.allocate(f"{name}@{self.where(call.address)}", zeroes(name, flags))
-                self.heaps[call.address] = region
-            state.environment[gone] = finite((0, region.start))
+            if heap is None:
+                heap = self.memory.allocate(f"{name}@{self.where(call.address)}", zeroes(name, flags))
+                self.heaps[call.address] = heap
+            state.environment[gone] = finite((0, heap.start))
             return gone
         state.environment[gone] = top(self.word)
         if name in ("memset", "__memset", "grub_memset") and len(present) >= 3:
             to, value, length = arguments[:3]
-            assert to is not None and value is not None and length is not None
+            assert to is not None
+            assert value is not None
+            assert length is not None
             byte = make("subpiece", 1, (value, 0), self.word)
             self.fill(node, state, call.address, to, length, byte, 1)
             return to
         if name in ("memcpy", "__memcpy", "memmove", "__memmove", "grub_memmove", "grub_memcpy") and len(present) >= 3:
             to, source, length = arguments[:3]
-            assert to is not None and source is not None and length is not None
+            assert to is not None
+            assert source is not None
+            assert length is not None
             self.copy(node, state, call.address, to, source, length)
             return to
         fill = FILLS.get(name)

@@ -1,4 +1,4 @@
-"""What calls outside the driver do: which allocate, copy, register callbacks, wait, or leave the driver's objects alone.
+"""What calls outside the driver do: which allocate, copy, register callbacks, wait, or leave its objects alone.
 
 A function that is not named here does its worst within the calling convention: it may change every object that it is
 given a pointer to, keep the pointer, and call any function of the driver that it finds there.
@@ -18,7 +18,7 @@ _GFP_ZERO = 0x100
 
 
 class Callback(NamedTuple):
-    """A callback handed to the kernel: argument number, and the words into the structure it points to (None: itself)."""
+    """A callback handed to the kernel: argument, and words into the structure that it points to (None: itself)."""
 
     argument: int
     word: int | None

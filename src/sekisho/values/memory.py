@@ -1,4 +1,4 @@
-"""Everything outside the stack: the driver's own variables and what it allocates, as the union of all that is stored there.
+"""Everything outside the stack: the driver's variables and what it allocates, as the union of all that is stored.
 
 Other runs of the driver may write between any two instructions, so a variable has one set of values for all moments:
 its initial contents (relocated) and every store. Cells are kept by address and size, so that structures are told apart

@@ -1,8 +1,8 @@
 """The arithmetic of P-code on numbers: what each operation gives for concrete operands.
 
-Values are unsigned integers of a size in bytes. This is the yardstick of the analysis: constant folding uses it, and the
-abstract operations are tested against it. Ghidra's P-code reference is the source; its boolean operations are written as
-the bitwise ones on a byte that is 0 or 1, and its negations as comparisons with 0.
+Values are unsigned integers of a size in bytes. This is the yardstick of the analysis: constant folding uses it, and
+the abstract operations are tested against it. Ghidra's P-code reference is the source; its boolean operations are
+written as the bitwise ones on a byte that is 0 or 1, and its negations as comparisons with 0.
 """
 
 from collections.abc import Callable

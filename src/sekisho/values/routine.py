@@ -1,7 +1,7 @@
 """A function prepared for interpretation: its segments, their order, loops, and the registers live at each.
 
-Blocks are cut before every I/O instruction and behind every call, so that a segment holds at most one site, as its first
-instruction. That makes segments the places from which protocols are built.
+Blocks are cut before every I/O instruction and behind every call, so that a segment holds at most one site, as its
+first instruction. That makes segments the places from which protocols are built.
 """
 
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def _cut(block: Block, convention: Convention, image: Image) -> list[Stretch]:
         builder = Builder(convention)
         segment = builder.build(group)
         call = named(block, image) if last else None
-        if call is not None and call.operand is not None and (call.extern is None):
+        if call is not None and call.operand is not None and (call.extern is None):  # noqa: SIM102
             # The callee's address, wherever a thunk takes it from.
             if segment.target is None or group[-1].kind in ("call", "jump", "branch"):
                 segment.target = builder.read(call.operand, group[-1].address)
@@ -209,7 +209,7 @@ def _long(stretches: dict[int, Stretch], members: set[int]) -> bool:
         leaves = any(edge.target not in members for edge in stretches[address].edges)
         if leaves and isinstance(condition, Expression) and condition.op in ("eq", "ne", "ult", "ule", "slt", "sle"):
             for arg, other in (condition.args, condition.args[::-1]):
-                if isinstance(arg, int) and isinstance(other, Expression) and other.op in ("symbol", "add", "subpiece"):
+                if isinstance(arg, int) and isinstance(other, Expression) and other.op in ("symbol", "add", "subpiece"):  # noqa: SIM102
                     if _BOUND < arg < (1 << (8 * condition.width - 1)):
                         return True
     return False
@@ -254,9 +254,7 @@ def parameters(routine: Routine, convention: Convention, used: Callable[[int], f
 _Live = dict[int, frozenset[Place]]
 
 
-def _live(
-    routine: Routine, convention: Convention, at_call: Callable[[Call], frozenset[Place]]
-) -> tuple[_Live, _Live]:
+def _live(routine: Routine, convention: Convention, at_call: Callable[[Call], frozenset[Place]]) -> tuple[_Live, _Live]:
     """Return the registers live before and behind each stretch."""
     every = frozenset(convention.names)
     at_return = convention.saved | {convention.stack, convention.result}

@@ -1,12 +1,12 @@
-"""What a stretch of straight code does, worked out once: its memory and port accesses in order, and its registers after it.
+"""What a stretch of straight code does, worked out once: its accesses in order, and its registers after it.
 
-A segment ends where control may leave it, behind a call, or before an I/O instruction. Its P-code is executed on symbols
-for the registers it begins with; flags, temporaries and parts of registers vanish in the expressions. `Segment.code`
-is what remains: a list of steps that the interpreter repeats for every state it meets.
+A segment ends where control may leave it, behind a call, or before an I/O instruction. Its P-code is executed on
+symbols for the registers it begins with; flags, temporaries and parts of registers vanish in the expressions. A
+`Program` is what remains: a list of steps that the interpreter repeats for every state it meets.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sekisho.lift import CONST, RAM, REGISTER, UNIQUE, Code, Instruction, Op, Varnode
 from sekisho.values.abstract import top
@@ -355,7 +355,7 @@ def _dead_flags(instructions: list[Instruction], convention: Convention) -> list
                         dead.add(number)
                         continue
                     overwritten.add(output.offset)
-                elif output.space == UNIQUE and code not in (Code.LOAD, Code.CALLOTHER):
+                elif output.space == UNIQUE and code not in (Code.LOAD, Code.CALLOTHER):  # noqa: SIM102
                     # A temporary is read behind its definition, within the instruction.
                     if not any(_overlap(output, read) for read in temporaries):
                         dead.add(number)
@@ -387,7 +387,7 @@ class Program:
 
     constants: list[Value]
     inputs: list[tuple[Place, int]]
-    lines: list[tuple[object, ...]]
+    lines: list[tuple[Any, ...]]
     registers: list[tuple[Place, int]]
     condition: int | None
     target: int | None
@@ -430,7 +430,7 @@ def compile_segment(segment: Segment, live: frozenset[Place]) -> Program:
     for value, index in inputs.items():
         slot[value] = len(constants) + index
     base = len(constants) + len(inputs)
-    lines: list[tuple[object, ...]] = []
+    lines: list[tuple[Any, ...]] = []
 
     def at(value: Value) -> int:
         return slot[(int, value) if isinstance(value, int) else value]

@@ -79,6 +79,14 @@ def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "o
     state.environment = environment
 
 
+def _walks(value: Value) -> bool:
+    """Whether a value is what it was in the round before, plus a constant: a pointer that walks through an array."""
+    if not isinstance(value, Expression) or value.op != "add" or not isinstance(value.args[1], int):
+        return False
+    before = value.args[0]
+    return isinstance(before, Expression) and before.op == "symbol" and before.name[0] == "join"
+
+
 class Joiner:
     """Merges states at one node. Places on which the ways differ get a symbol of the node, with all their values."""
 
@@ -106,7 +114,7 @@ class Joiner:
 
         def merge(place: int, size: int, a: Value, b: Value) -> Value:
             nonlocal changed
-            if a is b or (a.__class__ is int and b.__class__ is int and a == b):
+            if a is b or (a.__class__ is int and b.__class__ is int and a == b):  # noqa: SIM102
                 if a.__class__ is int or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
                     return a
             known = groups.get((a, b))
@@ -124,7 +132,7 @@ class Joiner:
             first, second = old.abstract(a), new.abstract(b)
             if not (isinstance(a, Expression) and a.weak) and not (isinstance(b, Expression) and b.weak):
                 groups[a, b] = result
-            merged = self._merge((place, size), first, second, size, loop, thresholds, why)
+            merged = self._merge((place, size), first, second, size, loop, thresholds, why, _walks(b))
             sets[result] = merged
             if a is not result or merged != first:
                 changed = True
@@ -136,7 +144,7 @@ class Joiner:
             if b is None:
                 changed = True
                 continue
-            if a is b or a == b:
+            if a is b or a == b:  # noqa: SIM102
                 if a.__class__ is int or not stale or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
                     registers[place] = a
                     continue
@@ -155,7 +163,7 @@ class Joiner:
                 if other is None or other[0] != size:
                     changed = True
                     continue
-                if a is other[1] or a == other[1]:
+                if a is other[1] or a == other[1]:  # noqa: SIM102
                     if a.__class__ is int or not stale or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
                         slots[address] = entry
                         continue
@@ -177,7 +185,7 @@ class Joiner:
             if a_set is b_set or a_set == b_set:
                 environment[used] = a_set
                 continue
-            merged = self._merge(used, a_set, b_set, used.size, loop, thresholds, why)
+            merged = self._merge(used, a_set, b_set, used.size, loop, thresholds, why, False)
             if merged != a_set:
                 changed = True
             environment[used] = merged
@@ -204,11 +212,11 @@ class Joiner:
         if mine:
             for place, a in old.registers.items():
                 if a.__class__ is not int and a in mine and new.registers.get(place) is not a:
-                    stale.add(a)  # type: ignore[arg-type]
+                    stale.add(a)
             if old.slots is not new.slots:
                 for address, (size, a) in old.slots.items():
                     if a.__class__ is not int and a in mine and new.slots.get(address) != (size, a):
-                        stale.add(a)  # type: ignore[arg-type]
+                        stale.add(a)
         return stale
 
     def _merge(
@@ -220,11 +228,12 @@ class Joiner:
         loop: bool,
         thresholds: Iterable[int],
         why: str,
+        walks: bool,
     ) -> Abstract:
         merged = join(a, b)
         if merged == a:
             return a
-        if loop and merged.values is not None and merged.hi > 0xFFFF:
+        if walks and loop and merged.values is not None and merged.hi > 0xFFFF:
             object_ = self.extent(a)
             if object_ is not None and (merged.hi > object_[1] or merged.lo < object_[0]):
                 merged = finite(v for v in merged.values if object_[0] <= v <= object_[1])
@@ -235,7 +244,7 @@ class Joiner:
             return top(size, why)
         if (loop and count > 3) or count > 16:
             wide = widen(a, merged, thresholds, size, why)
-            object_ = self.extent(a) if a.hi > 0xFFFF else None
+            object_ = self.extent(a) if walks and a.hi > 0xFFFF else None
             if object_ is not None and wide.values is None and (wide.hi > object_[1] or wide.lo < object_[0]):
                 step = max(wide.step, 1)
                 first = max(wide.lo, object_[0])

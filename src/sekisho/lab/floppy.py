@@ -37,7 +37,7 @@ _PARTS: dict[Workload, tuple[str, ...]] = {
 }
 
 # Seconds, many times what they take in emulation.
-_TIMEOUT: dict[Workload, float] = {"standard": 150, "stress": 240, "none": 60}
+_TIMEOUT: dict[Workload, float] = {"standard": 300, "stress": 400, "none": 120}
 
 # Where user space ends on x86-64 (47 bits): the attack is sent by a program, the driver runs in the kernel.
 _USER_SPACE = 1 << 47

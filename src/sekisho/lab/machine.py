@@ -42,7 +42,8 @@ def qemu(suite: str | None = None) -> list[str]:
         return ["qemu-system-x86_64"]
     root = debian.system("qemu-system-x86", suite)
     libraries = ":".join(str(root / folder) for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
-    data = [f"-L{root / folder}" for folder in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")]
+    folders = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
+    data = [part for folder in folders for part in ("-L", str(root / folder))]
     # Not lib64: in bullseye that is a link to an absolute path, which leads out of the tree.
     loader = [str(root / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"), "--library-path", libraries]
     modules = f"QEMU_MODULE_DIR={root}/usr/lib/x86_64-linux-gnu/qemu"

@@ -402,12 +402,12 @@ static void list_merged(struct machine *machine, uint32_t number)
 
 /* One merging in so many events can go on for ever; so many more in a row cannot: then all are merged at once, which is cheap. */
 #define STRAIN_OF_MERGE 64
-#define MOST_STRAIN (300 * STRAIN_OF_MERGE)
+#define MOST_STRAIN (128 * STRAIN_OF_MERGE)
 
-/* More alternatives than the budget: those of equal keys become one, level by level until half of the budget is free. */
+/* More alternatives than the budget: those of equal keys become one, level by level until three quarters of the budget are free. */
 static void merge(struct machine *machine)
 {
-	uint32_t most = machine->budget / 2 > 0 ? machine->budget / 2 : 1;
+	uint32_t most = machine->budget / 4 > 0 ? machine->budget / 4 : 1;
 
 	machine->merges++;
 	if (machine->strain < 2 * MOST_STRAIN)

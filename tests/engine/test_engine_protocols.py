@@ -488,7 +488,7 @@ def test_merging_forgets_where_runs_are_before_it_forgets_how_they_go_on() -> No
     chain = [place(f"{kind}{n}", OUT, "0x10", Edge(f"{kind}{n + 1}")) for kind in "twx" for n in range(12)]
     ends = [place(f"{kind}12", OUT, "0x11", Edge(END)) for kind in "twx"]
     entries = {"task": (Edge("t0"),), "work": (Edge("w0"),), "exit": (Edge("x0"),)}
-    with Engine(policy(protocol(entries, (*chain, *ends)), budget=16)) as engine:
+    with Engine(policy(protocol(entries, (*chain, *ends)), budget=32)) as engine:
         for _ in range(11):
             assert engine.request(write(0, "0x10")) is None
             assert engine.request(write(0, "0x11")) is not None

@@ -8,7 +8,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from ctypes import Array, Structure, addressof, c_char, c_uint32, c_uint64, sizeof
+from ctypes import Array, Structure, c_char, c_uint32, c_uint64, sizeof
 from dataclasses import dataclass
 from typing import Final
 
@@ -151,7 +151,6 @@ class Channel:
         os.ftruncate(self.file, size)
         self._memory = mmap.mmap(self.file, size)
         self.header = Header.from_buffer(self._memory)
-        self.address = addressof(self.header)
         self._ring = memoryview(self._memory)[offset:]
         self._offset = offset
         header = self.header

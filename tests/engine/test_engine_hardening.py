@@ -20,7 +20,11 @@ ENGINE = sorted(path for path in NATIVE.glob("engine*.c") if path.name != "engin
 SECONDS = int(os.environ.get("SEKISHO_FUZZ_SECONDS", "8"))
 TABLES = {
     "command": policy(COMMAND),
-    "several": policy(NESTED, replace(GATED, name="gated"), replace(ARMED, name="armed"), match="ip"),
+    "several": policy(
+        *(replace(rules, name=f"driver{number}") for number, rules in enumerate((NESTED, GATED, ARMED, COMMAND))),
+        match="ip",
+        budget=3,
+    ),
     "small": policy(NESTED, budget=2),
     "empty": policy(),
 }

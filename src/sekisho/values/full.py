@@ -46,6 +46,8 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
             elif entry.kind == "exported":
                 interpreter.enter(entry.address, "task", "exported")
         interpreter.run()
+        while interpreter.enter_taken():
+            interpreter.run()
     except OutOfTimeError:
         interpreter.complete = False
     return interpreter

@@ -182,6 +182,8 @@ class Interpreter:
         self.late: list[frozenset[int]] = []
         """Bytes that init has surely written, where ways with and without requests were joined."""
         self.complete = True
+        self.lost_calls = False
+        """Whether some call may go to any function whose address is taken."""
         self.hypothetical = 0
         """Nodes from this number on belong to functions that nothing was seen to call; 0: there are none."""
         self.settable: dict[int, str] = {}
@@ -228,6 +230,15 @@ class Interpreter:
             registers[place] = symbol(("before", function.name, kind, place), self.word)
         slots: Slots = {_EARLY: (1, 0)} if kind == "init" and self.options.init_first else {}
         self._flow(None, self._node(routine.entry, activation, ()), State(registers, slots, {}), "entry")
+
+    def enter_taken(self) -> bool:
+        """After a lost call: take every function whose address is taken as an entry. Tell whether there were any."""
+        before = len(self.origins)
+        if self.lost_calls:
+            for entry in self.module.entries:
+                if entry.kind == "address taken":
+                    self.enter(entry.address, "task", "its address is taken, and a function pointer was lost")
+        return len(self.origins) > before
 
     def enter_unclaimed(self) -> None:
         """Look at functions whose address is taken, but which nothing was seen to call, as if they were entries.
@@ -498,6 +509,11 @@ class Interpreter:
             return members
         if pointer.op == "add" and isinstance(pointer.args[1], int) and pointer.args[1] > 0xFFFF:
             return self._indexed(members)
+        rest, offset = sum_of(pointer)
+        if offset and isinstance(rest, Expression):
+            bases = state.abstract(rest).members(_ENUMERATE)
+            if bases is not None and len(bases) == len(members):
+                return sorted({(base + offset) & mask(self.word) for base in self._inside(bases)})
         return self._inside(members)
 
     def _indexed(self, members: list[int]) -> list[int]:
@@ -515,11 +531,19 @@ class Interpreter:
         return [a for a, region in zip(members, regions, strict=True) if region is not None and region.start == most]
 
     def _inside(self, members: list[int]) -> list[int]:
-        """Leave out the address just behind an array that the others walk through: nothing is accessed there."""
-        regions = [self.memory.region(address) for address in members]
-        for region in {id(r): r for r in regions if r is not None}.values():
-            if region.end in members and regions.count(region) >= 2:
-                return [address for address in members if address != region.end]
+        """Leave out addresses one step outside an array that the others walk through: nothing is accessed there."""
+        inside: dict[int, list[int]] = {}
+        for address in members:
+            region = self.memory.region(address)
+            if region is not None:
+                inside.setdefault(region.start, []).append(address)
+        for start, walked in sorted(inside.items()):
+            region = self.memory.region(start)
+            if region is None or len(walked) < 2:
+                continue
+            step = walked[1] - walked[0]
+            outside = {a for a in (walked[0] - step, walked[-1] + step) if not region.start <= a < region.end}
+            members = [a for a in members if a not in outside]
         return members
 
     def _extent(self, state: State, pointer: Value, size: int) -> tuple[Region, int, int, int] | None:
@@ -1077,7 +1101,7 @@ class Interpreter:
                     result.append((head, known[head]))
                 continue
             if head not in node.stretch.loops:
-                if self._countable(routine, head, self._early(state) and node.activation.depth == 0):
+                if self._countable(routine, head, node.activation.origin.kind == "init" and node.activation.depth == 0):
                     result.append((head, 0))
             elif head in known:
                 current = known[head]
@@ -1135,6 +1159,14 @@ class Interpreter:
             return
         found = None if target is None else state.abstract(target).members(_ENUMERATE)
         if found is None:
+            source = "" if target is None or isinstance(target, int) else self.sources.get(target, "")
+            if source.startswith("pv_ops"):
+                self._extern(node, state, call, source, back)
+                return
+            why = "" if target is None else state.abstract(target).why
+            if target is None or (why and not why.endswith("belongs to the kernel")):
+                self._widen(call.address, "a call through a function pointer that was lost may reach any function")
+                self.lost_calls = True
             text = "" if target is None else self._describe(state, target)
             self._extern(node, state, call, f"a function pointer {text}", back)
             return

@@ -172,8 +172,9 @@ class Memory:
         return None if number is None else constant(number)
 
     def store(self, address: int, size: int, value: Abstract) -> None:
-        """Add to what `size` bytes at `address` can be."""
-        if self.frozen:
+        """Add to what `size` bytes at `address` can be; a store to read-only memory faults, and changes nothing."""
+        region = self.region(address)
+        if self.frozen or region is None or not region.writable:
             return
         cells = self.stores.setdefault(address >> 3, {})
         key = (address, size)
@@ -195,7 +196,7 @@ class Memory:
 
     def smear(self, region: Region, lo: int, hi: int, value: Abstract) -> None:
         """Add a value to all bytes of a part of an object."""
-        if self.frozen:
+        if self.frozen or not region.writable:
             return
         for index, (first, last, old) in enumerate(region.smears):
             if first == lo and last == hi:

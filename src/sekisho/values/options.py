@@ -9,8 +9,8 @@ class Options:
 
     `params` fixes module parameters to values; with `assume_default_params` the others have their initial values,
     without it they are anything. `init_first`: nothing else of the driver runs before its init function first waits,
-    makes a request or returns. `no_wrap`: adding an offset to a port does not wrap round (a base of -1 marks an absent device).
-    `seconds` limits the time; what is not finished then is widened.
+    makes a request or returns. `no_wrap`: adding an offset to a port does not wrap round (a base of -1 marks
+    an absent device). `seconds` limits the time; what is not finished then is widened.
     """
 
     params: dict[str, int] = field(default_factory=dict)

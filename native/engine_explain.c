@@ -25,11 +25,17 @@ static void show_place(struct sekisho_denial *denial, uint32_t node)
 		denial->allowed[denial->allowed_count++] = node;
 }
 
+/* Denials come in floods: once both lists are full there is nothing left to look for. */
+static bool is_full(const struct sekisho_denial *denial)
+{
+	return denial->run_count == SEKISHO_RUNS_SHOWN && denial->allowed_count == SEKISHO_ALLOWED_SHOWN;
+}
+
 /* Places among `count` edges that the run could go to now. */
 static void show_places(const struct machine *machine, uint32_t first, uint32_t count, const struct values *values,
 			const struct run *run, struct sekisho_denial *denial)
 {
-	for (uint32_t i = first; i < first + count; i++) {
+	for (uint32_t i = first; i < first + count && denial->allowed_count < SEKISHO_ALLOWED_SHOWN; i++) {
 		const struct table_edge *edge = &machine->table->edges[i];
 
 		if (edge->to != TABLE_END && machine->table->nodes[edge->to].site != TABLE_NONE &&
@@ -54,6 +60,8 @@ static void show_alternative(const struct machine *machine, const struct alterna
 		     number = next_node(machine, run, number + 1)) {
 			const struct table_node *node = &machine->table->nodes[number];
 
+			if (is_full(denial))
+				return;
 			show_run(denial, run, number);
 			if (moves)
 				show_places(machine, node->edges, node->edge_count, values, run, denial);

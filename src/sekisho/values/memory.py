@@ -186,7 +186,7 @@ class Memory:
             if new == old:
                 return
             count = self.growth[key] = self.growth.get(key, 0) + 1
-            counting = old.values is not None and (value.lo > old.hi or value.hi < old.lo)
+            counting = (value.lo > old.hi or value.hi < old.lo) and self.region(value.lo) is None
             if count > (_COUNTING if counting else _GROWTH):
                 new = top(size, f"{self.name(address)} takes too many values")
             elif count > 3 and new.values is None:

@@ -239,6 +239,8 @@ class Joiner:
                 merged = finite(v for v in merged.values if object_[0] <= v <= object_[1])
                 if merged == a:
                     return a
+        if not walks and merged.values is not None and all(v > 0xFFFFF or v == 0 for v in merged.values):
+            return merged  # pointers to different objects: there are only so many
         count = self.growth[key] = self.growth.get(key, 0) + 1
         if count > 40:
             return top(size, why)

@@ -21,7 +21,7 @@ from sekisho.policy import compile as compile_policy
 from sekisho.protocol.model import END, Constants, Edge, Entry, Node, Protocol, Site
 
 REQUESTS = 500_000
-PAIRS = 5
+PAIRS = 7
 
 _GUEST = """
     .code16

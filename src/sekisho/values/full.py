@@ -27,7 +27,7 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     options = options or Options()
     interpreter = kind(module, options)
     if options.seconds is not None:
-        interpreter.deadline = time.monotonic() + options.seconds
+        interpreter.deadline = time.process_time() + options.seconds
     for parameter in parameters(module.image):
         fixed = options.params.get(parameter.name)
         if fixed is not None:

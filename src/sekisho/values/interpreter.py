@@ -205,7 +205,9 @@ class Interpreter:
             node.queued = False
             node.visits += 1
             visits += 1
-            if visits > limit or (visits & 63 == 0 and self.deadline is not None and time.monotonic() > self.deadline):
+            if visits > limit or (
+                visits & 63 == 0 and self.deadline is not None and time.process_time() > self.deadline
+            ):
                 raise OutOfTimeError
             self._visit(node)
 

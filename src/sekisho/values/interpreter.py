@@ -179,6 +179,7 @@ class Interpreter:
         self.deadline: float | None = None
         self.reaching = self._reaching()
         self.escaped: set[int] = set()
+        self.listed: dict[object, list[int] | None] = {}
         self.late: list[frozenset[int]] = []
         """Bytes that init has surely written, where ways with and without requests were joined."""
         self.complete = True
@@ -500,7 +501,16 @@ class Interpreter:
         """
         if isinstance(pointer, int):
             return [pointer]
-        members = state.abstract(pointer).members(_ENUMERATE)
+        found = state.abstract(pointer)
+        fixed = pointer.op == "add" and isinstance(pointer.args[1], int) and pointer.args[1] > 0xFFFF
+        rest, offset = (pointer, 0) if fixed else sum_of(pointer)
+        key = (found, fixed, state.abstract(rest) if offset else None, offset, len(self.memory.heaps), self.stacks)
+        if key not in self.listed:
+            self.listed[key] = self._list(state, found, fixed, rest, offset)
+        return self.listed[key]
+
+    def _list(self, state: State, found: Abstract, fixed: bool, rest: Value, offset: int) -> list[int] | None:
+        members = found.members(_ENUMERATE)
         if members and members[0] < _PAGE <= members[-1]:
             members = [address for address in members if address >= _PAGE]
         if members is None or len(members) < 2:
@@ -509,9 +519,8 @@ class Interpreter:
         members = there or members
         if len(members) <= 2:
             return members
-        if pointer.op == "add" and isinstance(pointer.args[1], int) and pointer.args[1] > 0xFFFF:
+        if fixed:
             return self._indexed(members)
-        rest, offset = sum_of(pointer)
         if offset and isinstance(rest, Expression):
             bases = state.abstract(rest).members(_ENUMERATE)
             if bases is not None and len(bases) == len(members):

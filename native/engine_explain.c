@@ -44,7 +44,28 @@ static void show_places(const struct machine *machine, uint32_t first, uint32_t 
 	}
 }
 
-static void show_alternative(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu,
+/* The same from wherever a run of a late alternative may be by now. */
+static void show_late(struct machine *machine, const struct walk *walk, const struct values *values, const struct run *run,
+		      struct sekisho_denial *denial)
+{
+	uint32_t count = walk->vague ? machine->protocol->node_count : walk->count;
+
+	for (uint32_t i = 0; i < count && !is_full(denial); i++) {
+		struct run state = walk->vague ? *run : walk->states[i];
+		const struct table_node *node;
+
+		if (walk->vague && !(walk->reach[i / 32] >> i % 32 & 1))
+			continue;
+		if (walk->vague) {
+			state.node = machine->protocol->nodes + i;
+			state.any = 0xffffffffu;
+		}
+		node = &machine->table->nodes[state.node];
+		show_places(machine, node->edges, node->edge_count, values, &state, denial);
+	}
+}
+
+static void show_alternative(struct machine *machine, const struct alternative *alternative, uint32_t vcpu,
 			     struct sekisho_denial *denial)
 {
 	const struct values *values = values_of(machine->store, alternative->values);
@@ -63,16 +84,26 @@ static void show_alternative(const struct machine *machine, const struct alterna
 			if (is_full(denial))
 				return;
 			show_run(denial, run, number);
-			if (moves)
+			if (moves && !alternative->late)
 				show_places(machine, node->edges, node->edge_count, values, run, denial);
+		}
+		if (moves && alternative->late) {
+			struct run copy;
+
+			memcpy(&copy, run, machine->store->runs.stride);
+			late_walk(machine, &machine->move_walk, &copy);
+			show_late(machine, &machine->move_walk, values, &copy, denial);
 		}
 	}
 	for (uint32_t i = 0; i < machine->protocol->entry_count; i++) {
 		const struct table_entry *entry = &machine->table->entries[machine->protocol->entries + i];
 
 		if (may_enter(machine, &nesting, entry->kind) &&
-		    (entry->kind >= SEKISHO_IRQ || nesting.known[entry->kind] < machine->protocol->slots[entry->kind]))
+		    (entry->kind >= SEKISHO_IRQ || nesting.known[entry->kind] < machine->protocol->slots[entry->kind])) {
 			show_places(machine, entry->edges, entry->edge_count, values, &none, denial);
+			if (alternative->late)
+				show_late(machine, &machine->starts[entry->kind], values, &none, denial);
+		}
 	}
 }
 
@@ -85,7 +116,7 @@ void explain_denial(struct sekisho_engine *engine, const struct sekisho_past_eve
 	denial->event = *event;
 	denial->reason = reason;
 	for (uint32_t i = 0; i < engine->machine_count; i++) {
-		const struct machine *machine = &engine->machines[i];
+		struct machine *machine = &engine->machines[i];
 		const struct set *set = &machine->store->sets[machine->current];
 
 		denial->alternatives += set->count;

@@ -16,7 +16,7 @@ static uint64_t mix(uint64_t hash, uint64_t word)
 	return hash ^ hash >> 32;
 }
 
-static uint64_t hash_words(const uint32_t *words, size_t count)
+uint64_t hash_words(const uint32_t *words, size_t count)
 {
 	uint64_t hash = count;
 
@@ -34,7 +34,7 @@ static uint32_t power_of_two(uint64_t least)
 	return size;
 }
 
-static void *take(uint64_t *memory, uint64_t count, size_t size)
+void *take(uint64_t *memory, uint64_t count, size_t size)
 {
 	*memory += count * size;
 	/* calloc takes large areas from the kernel as untouched pages: what is not used costs nothing. */
@@ -207,6 +207,7 @@ static void flush(struct machine *machine)
 	}
 	sort_words(machine->list, set->count);
 	machine->current = store_set(new, machine->list, set->count);
+	late_clear(machine);
 	machine->store = new;
 	memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
 	machine->flushes++;
@@ -224,19 +225,55 @@ static void account(struct machine *machine, uint32_t number)
 			machine->open_runs[kind] = set->fewest[kind];
 }
 
-static uint32_t compute(struct machine *machine, const struct step *step)
+static bool is_late(const struct machine *machine)
+{
+	const struct set *set = &machine->store->sets[machine->current];
+
+	return set->count > 0 && alternative_of(machine->store, machine->store->members[set->first])->late;
+}
+
+/* The step, if need be in an empty store; NOTHING when it is too much for that as well. */
+static uint32_t attempt(struct machine *machine, const struct step *step)
 {
 	uint32_t next = step_take(machine, machine->current, step);
 
-	if (next == NOTHING) {
+	if (next == NOTHING && !machine->tired) {
 		flush(machine);
 		next = step_take(machine, machine->current, step);
 	}
+	return next;
+}
+
+/* From here on the current set is late, and small when it was late already. */
+static void loosen(struct machine *machine)
+{
+	bool few = is_late(machine);
+	uint32_t set;
+
+	machine->merges++;
+	flush(machine);
+	set = step_loosen(machine, machine->current, few);
+	if (set == NOTHING) {
+		flush(machine);
+		set = step_forget(machine, true);
+	}
+	machine->current = set;
+}
+
+static uint32_t compute(struct machine *machine, const struct step *step)
+{
+	uint32_t next = attempt(machine, step);
+
+	/* At most: exact, late, late with few alternatives. */
+	for (int tries = is_late(machine) ? 1 : 0; next == NOTHING && tries < 2; tries++) {
+		loosen(machine);
+		next = attempt(machine, step);
+	}
 	if (next == NOTHING) {
-		/* Not even in an empty store: everything is possible, which is never wrong. */
+		/* Everything is possible, which is never wrong, and is one alternative without runs. */
 		flush(machine);
 		machine->merges++;
-		next = step_forget(machine);
+		next = step_forget(machine, true);
 	}
 	if (!(next & DENIED))
 		account(machine, next);
@@ -356,7 +393,12 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->area = take(memory, protocol->node_count / 32 + 1ull, sizeof *machine->area);
 	machine->candidates = take(memory, protocol->edge_count + 1ull, sizeof *machine->candidates);
 	if (!machine->transitions || !machine->list || !machine->keys || !machine->mark || !machine->opened ||
-	    !machine->fits || !machine->area || !machine->walk || !machine->candidates || !find_writers(machine, memory))
+	    !machine->fits || !machine->area || !machine->walk || !machine->candidates || !find_writers(machine, memory) ||
+	    !late_open(machine, memory))
+		return false;
+	/* If this one fits so does everything that a reset or the lack of room falls back on. */
+	machine->current = step_forget(machine, true);
+	if (machine->current == NOTHING)
 		return false;
 	machine_reset(machine);
 	return true;
@@ -366,6 +408,7 @@ void machine_close(struct machine *machine)
 {
 	store_close(&machine->stores[0]);
 	store_close(&machine->stores[1]);
+	late_close(machine);
 	free(machine->transitions);
 	free(machine->list);
 	free(machine->keys);
@@ -378,20 +421,26 @@ void machine_close(struct machine *machine)
 	free(machine->writers);
 }
 
-/* The stores are emptied: nothing of the past is needed, and the beginning is cheap to compute. */
-static void restart(struct machine *machine, uint32_t (*begin)(struct machine *machine))
+/*
+ * The stores are emptied: nothing of the past is needed. `begin` gives the exact set; where that is too much, the late one, which
+ * is small. That everything is possible is one alternative without runs: it fits into any empty store.
+ */
+static void restart(struct machine *machine, uint32_t (*begin)(struct machine *machine, bool late))
 {
-	store_clear(machine->store);
+	uint32_t (*const choices[])(struct machine *machine, bool late) = { begin, begin, step_forget };
+
 	machine->strain = 0;
 	if (machine->misses > 0)
 		memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
-	machine->current = begin(machine);
-	if (machine->current == NOTHING) {
+	machine->current = NOTHING;
+	for (int i = 0; i < 3 && machine->current == NOTHING; i++) {
+		late_clear(machine);
 		store_clear(machine->store);
-		machine->merges++;
-		machine->current = step_forget(machine);
+		machine->merges += i > 0;
+		machine->current = choices[i](machine, i > 0);
 	}
-	account(machine, machine->current);
+	if (machine->current != NOTHING)
+		account(machine, machine->current);
 }
 
 void machine_reset(struct machine *machine) { restart(machine, step_begin); }

@@ -34,7 +34,8 @@ struct values {
 struct alternative {
 	uint32_t values;
 	uint8_t unknown[SEKISHO_KINDS];
-	uint8_t count, reserved;
+	uint8_t count;
+	uint8_t late; /* of all alternatives of a set or of none: see engine_late.c */
 	uint32_t runs[MOST_RUNS];
 };
 
@@ -80,6 +81,21 @@ struct transition {
 	uint32_t vcpu, site, value, set, next, used;
 };
 
+/* What a run may have reached silently: states, or when `vague` the nodes in `reach`; whether it may end, or go to a place. */
+struct walk {
+	struct run *states;
+	uint32_t *slots; /* state + 1, by hash */
+	uint32_t *reach; /* a bit for each node */
+	uint32_t *queue;
+	uint32_t count, waiting;
+	bool vague, ends, moves;
+};
+
+/* States from which a run may take the event of this step: `count` of the machine's heads. */
+struct heads {
+	uint32_t stamp, first, count;
+};
+
 struct machine {
 	const struct table *table;
 	const struct table_protocol *protocol;
@@ -103,6 +119,18 @@ struct machine {
 	uint32_t *writers; /* silent edges of nodes that assign tracked globals; fixed */
 	uint32_t writer_count;
 	uint32_t stamp;
+	/* See engine_late.c. */
+	bool late; /* the set that this step begins from is */
+	uint64_t shifting; /* bit i: silent steps assign global i */
+	struct values unknown_values;
+	struct walk move_walk, fate_walk, starts[SEKISHO_KINDS];
+	struct run *heads;
+	struct heads *heads_of, starts_of[SEKISHO_KINDS]; /* by run; by kind */
+	uint8_t *fates;					  /* by run */
+	uint32_t head_count, fit_stamp, walk_work;
+
+	uint32_t work; /* alternatives made in this step, repeats included */
+	bool tired;    /* more work than one step may take: more room would not help */
 	int level;    /* of merging, in this step */
 	bool full;    /* the store overflowed: the step must be taken again */
 	bool by_value; /* the step's outcome depends on its value */
@@ -128,8 +156,21 @@ uint32_t machine_step(struct machine *machine, const struct step *step);
 
 /* engine_step.c: the step itself, from `set`; NOTHING when the store overflowed. */
 uint32_t step_take(struct machine *machine, uint32_t set, const struct step *step);
-uint32_t step_begin(struct machine *machine);
-uint32_t step_forget(struct machine *machine);
+uint32_t step_begin(struct machine *machine, bool late);
+uint32_t step_forget(struct machine *machine, bool late);
+
+/* The same set, late; what has the same runs is merged where they are to be `few`. */
+uint32_t step_loosen(struct machine *machine, uint32_t set, bool few);
+
+/* engine_late.c */
+bool late_open(struct machine *machine, uint64_t *memory);
+void late_close(struct machine *machine);
+void late_clear(struct machine *machine);   /* before the store is emptied: it forgets what it knows of runs */
+void late_restamp(struct machine *machine); /* stamps begin again */
+void late_walk(struct machine *machine, struct walk *walk, const struct run *run);
+bool late_ends(struct machine *machine, const struct run *run, bool *moves); /* it may end silently; it may go on to a place */
+struct heads late_heads(struct machine *machine, uint32_t run);
+struct heads late_starts(struct machine *machine, uint32_t kind);
 
 /* Whether a run of `kind` can open, or make its first request, on `vcpu` now, slots and nesting considered. */
 struct nesting {
@@ -142,6 +183,13 @@ bool may_move(const struct machine *machine, const struct nesting *nesting, cons
 bool may_enter(const struct machine *machine, const struct nesting *nesting, uint32_t kind);
 bool node_fits(const struct machine *machine, const struct table_node *node, const struct step *step);
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);
+
+void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run);
+void forget_dead(const struct machine *machine, struct run *run, uint32_t live);
+
+/* calloc, counted. */
+void *take(uint64_t *memory, uint64_t count, size_t size);
+uint64_t hash_words(const uint32_t *words, size_t count);
 
 /* Interning; NOTHING when full. */
 uint32_t pool_intern(struct pool *pool, const void *record);

@@ -215,7 +215,7 @@ static bool add_node(struct machine *machine, uint32_t node)
 
 /*
  * Adds where a run may be to the area being made: the area of a vague one; else its node and all that it can reach from there
- * silently without anyone noticing, so that areas are closed under such steps.
+ * silently without anyone noticing, so that areas are closed under such steps (late ones need not be).
  */
 static void add_run(struct machine *machine, const struct run *run)
 {
@@ -227,7 +227,7 @@ static void add_run(struct machine *machine, const struct run *run)
 			machine->area[i] |= area_of(machine->store, run->area)[i];
 		return;
 	}
-	if (add_node(machine, run->node))
+	if (add_node(machine, run->node) && !machine->late)
 		machine->walk[waiting++] = run->node;
 	while (waiting > 0) {
 		const struct table_node *node = &table->nodes[machine->walk[--waiting]];
@@ -341,7 +341,7 @@ static bool intersect_runs(struct machine *machine, const struct alternative *on
 static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *result)
 {
 	const struct alternative *one = alternative_of(machine->store, a), *other = alternative_of(machine->store, b);
-	struct alternative joined = { .count = 0 };
+	struct alternative joined = { .late = one->late };
 	struct values values, more;
 	bool done;
 
@@ -404,10 +404,19 @@ static void list_merged(struct machine *machine, uint32_t number)
 #define STRAIN_OF_MERGE 64
 #define MOST_STRAIN (128 * STRAIN_OF_MERGE)
 
+#define LATE_BUDGET 128 /* each costs more, and there is less to tell them apart by */
+#define WORK 16		/* alternatives that an exact step may make for each that it may keep, repeats included */
+#define LATE_WORK 16384 /* that a late one may make */
+
+static uint32_t budget_of(const struct machine *machine)
+{
+	return machine->late && machine->budget > LATE_BUDGET ? LATE_BUDGET : machine->budget;
+}
+
 /* More alternatives than the budget: those of equal keys become one, level by level until three quarters of the budget are free. */
 static void merge(struct machine *machine)
 {
-	uint32_t most = machine->budget / 4 > 0 ? machine->budget / 4 : 1;
+	uint32_t most = budget_of(machine) / 4 > 0 ? budget_of(machine) / 4 : 1;
 
 	machine->merges++;
 	if (machine->strain < 2 * MOST_STRAIN)
@@ -436,14 +445,26 @@ static void list_number(struct machine *machine, uint32_t number)
 		machine->mark[number] = machine->stamp;
 		machine->list[machine->listed++] = number;
 	}
-	if (machine->listed > machine->budget)
+	if (machine->listed > budget_of(machine))
 		merge(machine);
+}
+
+static void forget_globals(struct values *values, uint64_t which, uint32_t count)
+{
+	values->any |= which;
+	for (uint32_t i = 0; i < count; i++)
+		if (values->any >> i & 1)
+			values->global[i] = 0;
 }
 
 static void list_draft(struct machine *machine, struct draft *draft)
 {
 	uint32_t number = NOTHING;
 
+	if (draft->alternative.late)
+		forget_globals(&draft->values, machine->shifting, machine->protocol->global_count);
+	if (++machine->work > (machine->late ? LATE_WORK : WORK * machine->budget))
+		machine->tired = machine->full = true;
 	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
 	if (draft->alternative.values != NOTHING)
 		number = pool_intern(&machine->store->alternatives, &draft->alternative);
@@ -472,7 +493,7 @@ bool edge_open(const struct machine *machine, const struct table_edge *edge, con
 }
 
 /* All assignments are computed from the values before the edge. */
-static void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run)
+void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run)
 {
 	struct variables variables = variables_of(values, run);
 	struct word words[TABLE_GLOBALS + TABLE_LOCALS];
@@ -494,7 +515,7 @@ static void assign(const struct machine *machine, uint32_t first, uint32_t count
 }
 
 /* What no step from here can read is zero, so that equal futures are equal runs. */
-static void forget_dead(const struct machine *machine, struct run *run, uint32_t live)
+void forget_dead(const struct machine *machine, struct run *run, uint32_t live)
 {
 	run->any &= live;
 	for (uint32_t i = 0; i < machine->local_count; i++)
@@ -570,6 +591,20 @@ static void bind(struct machine *machine, const struct table_node *node, const s
 	forget_dead(machine, run, live);
 }
 
+/* Lists the alternative with the draft's run; where its silent steps are late, also as if it had ended. */
+static void list_moved(struct machine *machine, struct draft *draft)
+{
+	bool moves;
+
+	if (draft->alternative.late && !draft->run.pending && late_ends(machine, &draft->run, &moves)) {
+		list_draft(machine, draft);
+		if (!moves)
+			return;
+	}
+	if (insert_run(machine, &draft->alternative, &draft->run))
+		list_draft(machine, draft);
+}
+
 /*
  * Takes an edge into a place together with the event. The draft holds the run before the edge and the alternative without
  * that run; it is used up.
@@ -592,8 +627,7 @@ static void take_event(struct machine *machine, const struct table_edge *edge, c
 	run->area = NOTHING;
 	run->vcpu = run->kind >= SEKISHO_IRQ ? step->vcpu : SEKISHO_NO_VCPU;
 	bind(machine, node, step, run);
-	if (insert_run(machine, &draft->alternative, run))
-		list_draft(machine, draft);
+	list_moved(machine, draft);
 }
 
 /* Takes an edge to a silent node or to the end, as take_event does. */
@@ -769,7 +803,7 @@ static void close_list(struct machine *machine)
 
 	for (uint32_t i = 0; i < machine->listed; i++)
 		machine->mark[machine->list[i]] = machine->stamp;
-	while (found && !machine->full) {
+	while (found && !machine->full && !machine->late) {
 		found = false;
 		for (uint32_t i = 0; i < machine->listed && !machine->full; i++) {
 			uint32_t number = machine->list[i];
@@ -786,19 +820,22 @@ static void close_list(struct machine *machine)
 	}
 }
 
-static void begin_list(struct machine *machine)
+static void begin_list(struct machine *machine, bool late)
 {
 	/* Stamps are compared, so they must not wrap: after 4 billion steps all are forgotten once. */
 	if (machine->stamp > 0xfff00000u) {
 		memset(machine->mark, 0, machine->store->alternatives.limit * sizeof *machine->mark);
 		memset(machine->opened, 0, machine->store->alternatives.limit * sizeof *machine->opened);
 		memset(machine->fits, 0, machine->protocol->node_count * sizeof *machine->fits);
+		late_restamp(machine);
 		machine->stamp = 0;
 	}
+	machine->late = late;
 	machine->stamp++;
 	machine->listed = 0;
 	machine->level = 0;
-	machine->full = false;
+	machine->work = machine->walk_work = machine->head_count = 0;
+	machine->full = machine->tired = false;
 	machine->by_value = false;
 	machine->reason = SEKISHO_REASON_NONE;
 }
@@ -874,20 +911,63 @@ static void find_candidates(struct machine *machine, const struct step *step)
 	}
 }
 
-static void event_edges(struct machine *machine, const struct alternative *alternative, uint32_t index, uint32_t number,
-			const struct step *step, uint32_t fit)
+/* Takes every edge of the draft's run into a place that fits; the draft stays as it was. */
+static void take_edges(struct machine *machine, const struct draft *from, const struct step *step, uint32_t fit)
 {
-	const struct table_node *node = &machine->table->nodes[number];
-	struct draft draft;
+	const struct table_node *node = &machine->table->nodes[from->run.node];
 
-	for (uint32_t i = node->edges; i < node->edges + node->edge_count; i++) {
+	for (uint32_t i = node->edges; i < node->edges + node->edge_count && !machine->full; i++) {
 		const struct table_edge *edge = &machine->table->edges[i];
+		struct draft draft;
 
 		if (edge->to == TABLE_END || machine->fits[edge->to - machine->protocol->nodes] != fit)
 			continue;
-		draft_run(machine, alternative, index, &draft);
+		draft = *from;
 		take_event(machine, edge, step, &draft);
 	}
+}
+
+/* The same from all the states that a run of a late alternative may have reached silently. */
+static void late_moves(struct machine *machine, const struct alternative *alternative, uint32_t index, const struct step *step,
+		       uint32_t fit)
+{
+	struct heads heads = late_heads(machine, alternative->runs[index]);
+	struct draft draft;
+
+	draft_run(machine, alternative, index, &draft);
+	for (uint32_t i = heads.first; i < heads.first + heads.count && !machine->full; i++) {
+		draft.run = machine->heads[i];
+		take_edges(machine, &draft, step, fit);
+	}
+}
+
+static void late_openings(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
+			  const struct step *step, uint32_t fit)
+{
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
+		struct draft draft;
+		struct heads heads;
+
+		draft_new(machine, alternative, kind, &draft);
+		if (!may_enter(machine, nesting, kind) || !take_slot(machine, nesting, &draft.alternative, kind))
+			continue;
+		heads = late_starts(machine, kind);
+		for (uint32_t i = heads.first; i < heads.first + heads.count && !machine->full; i++) {
+			draft.run = machine->heads[i];
+			take_edges(machine, &draft, step, fit);
+		}
+	}
+}
+
+static void event_edges(struct machine *machine, const struct alternative *alternative, uint32_t index, uint32_t number,
+			const struct step *step, uint32_t fit)
+{
+	struct draft draft;
+
+	draft_run(machine, alternative, index, &draft);
+	draft.run.node = number;
+	draft.run.area = NOTHING;
+	take_edges(machine, &draft, step, fit);
 }
 
 static void event_moves(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
@@ -899,6 +979,10 @@ static void event_moves(struct machine *machine, const struct alternative *alter
 
 		if (!may_move(machine, nesting, run, i, step->vcpu))
 			continue;
+		if (alternative->late) {
+			late_moves(machine, alternative, i, step, fit);
+			continue;
+		}
 		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
 		     node = next_node(machine, run, node + 1))
 			event_edges(machine, alternative, i, node, step, fit);
@@ -938,6 +1022,8 @@ static void take_request(struct machine *machine, const struct alternative *alte
 	find_nesting(machine, alternative, step->vcpu, &nesting);
 	event_moves(machine, alternative, &nesting, step, fit);
 	event_candidates(machine, alternative, &nesting, step);
+	if (alternative->late)
+		late_openings(machine, alternative, &nesting, step, fit);
 }
 
 /* The answer to the read that a run of this vCPU waits for; or it never came, and the local may be anything. */
@@ -961,8 +1047,7 @@ static void take_answer(struct machine *machine, uint32_t number, const struct s
 			draft.run.local[node->bind] = any ? 0 : step->value;
 			draft.run.any |= (uint32_t)any << node->bind;
 		}
-		if (insert_run(machine, &draft.alternative, &draft.run))
-			list_draft(machine, &draft);
+		list_moved(machine, &draft);
 		return; /* a vCPU waits for one answer at a time */
 	}
 	list_number(machine, number);
@@ -991,8 +1076,8 @@ uint32_t step_take(struct machine *machine, uint32_t number, const struct step *
 	const uint32_t *members = machine->store->members + set.first;
 	uint32_t fit;
 
-	begin_list(machine);
-	fit = machine->stamp;
+	begin_list(machine, set.count > 0 && alternative_of(machine->store, members[0])->late);
+	fit = machine->fit_stamp = machine->stamp;
 	if (step->kind == STEP_REQUEST)
 		find_candidates(machine, step);
 	machine->by_value |= step->kind == STEP_SIGNAL;
@@ -1049,24 +1134,26 @@ static void list_initial(struct machine *machine, struct draft *draft)
 	}
 }
 
-uint32_t step_begin(struct machine *machine)
+uint32_t step_begin(struct machine *machine, bool late)
 {
 	struct draft draft;
 
 	memset(&draft, 0, sizeof draft);
-	begin_list(machine);
+	draft.alternative.late = late;
+	begin_list(machine, late);
 	list_initial(machine, &draft);
 	close_list(machine);
 	return finish_list(machine);
 }
 
-uint32_t step_forget(struct machine *machine)
+uint32_t step_forget(struct machine *machine, bool late)
 {
 	uint32_t count = machine->protocol->global_count;
 	struct draft draft;
 
 	memset(&draft, 0, sizeof draft);
-	begin_list(machine);
+	draft.alternative.late = late;
+	begin_list(machine, late);
 	draft.values.any = count < 64 ? (1ull << count) - 1 : ~0ull;
 	for (uint32_t i = machine->protocol->nodes; i < machine->protocol->nodes + machine->protocol->node_count; i++)
 		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
@@ -1074,5 +1161,23 @@ uint32_t step_forget(struct machine *machine)
 				draft.alternative.unknown[kind] = (uint8_t)most_runs(machine, kind);
 	list_draft(machine, &draft);
 	close_list(machine);
+	return finish_list(machine);
+}
+
+uint32_t step_loosen(struct machine *machine, uint32_t number, bool few)
+{
+	struct set set = machine->store->sets[number];
+
+	begin_list(machine, true);
+	machine->level = few ? 2 : 0;
+	for (uint32_t i = 0; i < set.count && !machine->full; i++) {
+		const struct alternative *alternative = alternative_of(machine->store, machine->store->members[set.first + i]);
+		struct draft draft;
+
+		draft.alternative = *alternative;
+		draft.alternative.late = 1;
+		load_values(machine, alternative->values, &draft.values);
+		list_draft(machine, &draft);
+	}
 	return finish_list(machine);
 }

@@ -1,0 +1,318 @@
+/*
+ * Silent steps taken late. Where a protocol has too many of them to take all in every order, a set's alternatives are marked
+ * `late`: a run stays where its last event left it, and what it may have done silently since is looked up when it makes its next
+ * request. Nothing is known then of the order of silent steps, so those see all tracked globals as unknown, and a global that
+ * a silent step anywhere assigns is always unknown. That allows at least what the exact set allows.
+ */
+#include "engine_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_WALKED 512u      /* states of one run, its locals included; past it, nodes with any locals */
+#define WALK_SLOTS 1024u
+#define MOST_HEADS 8192u      /* of all runs of one step */
+#define MOST_WALK_WORK 16384u /* states found in one step; past it, nodes only */
+
+enum fate { FATE_KNOWN = 1, FATE_ENDS = 2, FATE_MOVES = 4 };
+
+static bool is_silent(const struct machine *machine, const struct table_edge *edge)
+{
+	return edge->to == TABLE_END || machine->table->nodes[edge->to].site == TABLE_NONE;
+}
+
+static uint32_t all_locals(const struct machine *machine)
+{
+	return machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
+}
+
+static void find_state(struct machine *machine, struct walk *walk, const struct run *run)
+{
+	size_t size = machine->store->runs.stride;
+	uint32_t at = (uint32_t)hash_words((const uint32_t *)run, size / 4) % WALK_SLOTS;
+
+	for (; walk->slots[at] != 0; at = (at + 1) % WALK_SLOTS)
+		if (memcmp(&walk->states[walk->slots[at] - 1], run, size) == 0)
+			return;
+	if (walk->count == MOST_WALKED) {
+		walk->vague = true;
+		return;
+	}
+	memcpy(&walk->states[walk->count], run, size);
+	walk->slots[at] = ++walk->count;
+	machine->walk_work++;
+}
+
+static void find_node(const struct machine *machine, struct walk *walk, uint32_t node)
+{
+	uint32_t bit = node - machine->protocol->nodes;
+
+	if (walk->reach[bit / 32] >> bit % 32 & 1)
+		return;
+	walk->reach[bit / 32] |= 1u << bit % 32;
+	walk->queue[walk->waiting++] = node;
+}
+
+/* Takes the silent edges among `count`, with locals when `run` is given. */
+static void walk_edges(struct machine *machine, struct walk *walk, uint32_t first, uint32_t count, const struct run *run)
+{
+	for (uint32_t i = first; i < first + count; i++) {
+		const struct table_edge *edge = &machine->table->edges[i];
+		bool silent = is_silent(machine, edge);
+		struct values values;
+		struct run after;
+
+		walk->moves |= !silent;
+		if (!silent || (run != NULL && !edge_open(machine, edge, &machine->unknown_values, run)))
+			continue;
+		if (edge->to == TABLE_END) {
+			walk->ends = true;
+		} else if (run == NULL) {
+			find_node(machine, walk, edge->to);
+		} else {
+			after = *run;
+			values = machine->unknown_values;
+			assign(machine, edge->sets, edge->set_count, &values, &after);
+			after.node = edge->to;
+			forget_dead(machine, &after, machine->table->nodes[edge->to].live);
+			find_state(machine, walk, &after);
+		}
+	}
+}
+
+static void walk_states(struct machine *machine, struct walk *walk)
+{
+	for (uint32_t i = 0; i < walk->count && !walk->vague; i++) {
+		const struct table_node *node = &machine->table->nodes[walk->states[i].node];
+
+		walk_edges(machine, walk, node->edges, node->edge_count, &walk->states[i]);
+	}
+}
+
+static void walk_nodes(struct machine *machine, struct walk *walk)
+{
+	while (walk->waiting > 0) {
+		const struct table_node *node = &machine->table->nodes[walk->queue[--walk->waiting]];
+
+		walk_edges(machine, walk, node->edges, node->edge_count, NULL);
+	}
+}
+
+static void begin_walk(const struct machine *machine, struct walk *walk)
+{
+	memset(walk->slots, 0, WALK_SLOTS * sizeof *walk->slots);
+	memset(walk->reach, 0, machine->store->areas.stride);
+	walk->count = walk->waiting = 0;
+	walk->vague = walk->ends = walk->moves = false;
+}
+
+/* Finds every state, or where these are too many every node, that the run may have reached silently. */
+void late_walk(struct machine *machine, struct walk *walk, const struct run *run)
+{
+	begin_walk(machine, walk);
+	walk->vague = run->area != NOTHING || machine->walk_work > MOST_WALK_WORK;
+	if (!walk->vague) {
+		find_state(machine, walk, run);
+		walk_states(machine, walk);
+	}
+	if (!walk->vague)
+		return;
+	for (uint32_t node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
+	     node = next_node(machine, run, node + 1))
+		find_node(machine, walk, node);
+	walk_nodes(machine, walk);
+}
+
+/* The same for a run of this kind that has opened silently. */
+static void walk_starts(struct machine *machine, struct walk *walk, uint32_t kind)
+{
+	const struct table_protocol *protocol = machine->protocol;
+	struct run none;
+
+	memset(&none, 0, sizeof none);
+	none.kind = (uint8_t)kind;
+	none.area = NOTHING;
+	none.vcpu = SEKISHO_NO_VCPU;
+	begin_walk(machine, walk);
+	for (int vague = 0; vague <= walk->vague; vague++) {
+		for (uint32_t i = protocol->entries; i < protocol->entries + protocol->entry_count; i++) {
+			const struct table_entry *entry = &machine->table->entries[i];
+
+			if (entry->kind == kind && protocol->slots[kind] > 0)
+				walk_edges(machine, walk, entry->edges, entry->edge_count, vague ? NULL : &none);
+		}
+		if (vague)
+			walk_nodes(machine, walk);
+		else
+			walk_states(machine, walk);
+	}
+}
+
+bool late_ends(struct machine *machine, const struct run *run, bool *moves)
+{
+	uint32_t number = pool_intern(&machine->store->runs, run);
+	struct walk *walk = &machine->fate_walk;
+
+	*moves = true;
+	if (number == NOTHING) {
+		machine->full = true;
+		return false;
+	}
+	if (!(machine->fates[number] & FATE_KNOWN)) {
+		late_walk(machine, walk, run);
+		machine->fates[number] = (uint8_t)(FATE_KNOWN | (walk->ends ? FATE_ENDS : 0) | (walk->moves ? FATE_MOVES : 0));
+	}
+	*moves = machine->fates[number] & FATE_MOVES;
+	return machine->fates[number] & FATE_ENDS;
+}
+
+static void add_head(struct machine *machine, const struct run *run)
+{
+	if (machine->head_count == MOST_HEADS)
+		machine->full = true;
+	else
+		machine->heads[machine->head_count++] = *run;
+}
+
+/* Adds what of a walk has an edge into a place that fits the event. */
+static void add_heads(struct machine *machine, const struct walk *walk, const struct run *run)
+{
+	uint32_t nodes = machine->protocol->nodes, stamp = machine->fit_stamp, last = NOTHING;
+
+	for (uint32_t i = 0; i < walk->count && !walk->vague; i++) {
+		const struct table_node *node = &machine->table->nodes[walk->states[i].node];
+		bool fits = false;
+
+		for (uint32_t j = node->edges; j < node->edges + node->edge_count; j++) {
+			uint32_t to = machine->table->edges[j].to;
+
+			fits |= to != TABLE_END && machine->fits[to - nodes] == stamp;
+		}
+		if (fits)
+			add_head(machine, &walk->states[i]);
+	}
+	for (uint32_t i = 0; i < machine->candidate_count && walk->vague; i++) {
+		uint32_t from = machine->table->edges[machine->candidates[i]].from;
+		struct run head = *run;
+
+		/* A node's edges follow on each other. */
+		if (from & TABLE_ENTRY_FLAG || from == last ||
+		    !(walk->reach[(from - nodes) / 32] >> (from - nodes) % 32 & 1))
+			continue;
+		last = from;
+		head.node = from;
+		head.area = NOTHING;
+		head.any = all_locals(machine);
+		memset(head.local, 0, sizeof head.local);
+		add_head(machine, &head);
+	}
+}
+
+struct heads late_heads(struct machine *machine, uint32_t number)
+{
+	struct heads *heads = &machine->heads_of[number];
+	struct run run;
+
+	if (heads->stamp == machine->fit_stamp)
+		return *heads;
+	memset(&run, 0, sizeof run);
+	memcpy(&run, run_of(machine->store, number), machine->store->runs.stride);
+	late_walk(machine, &machine->move_walk, &run);
+	heads->stamp = machine->fit_stamp;
+	heads->first = machine->head_count;
+	add_heads(machine, &machine->move_walk, &run);
+	heads->count = machine->head_count - heads->first;
+	return *heads;
+}
+
+struct heads late_starts(struct machine *machine, uint32_t kind)
+{
+	struct heads *heads = &machine->starts_of[kind];
+	struct run run;
+
+	if (heads->stamp == machine->fit_stamp)
+		return *heads;
+	memset(&run, 0, sizeof run);
+	run.kind = (uint8_t)kind;
+	run.vcpu = SEKISHO_NO_VCPU;
+	heads->stamp = machine->fit_stamp;
+	heads->first = machine->head_count;
+	add_heads(machine, &machine->starts[kind], &run);
+	heads->count = machine->head_count - heads->first;
+	return *heads;
+}
+
+static bool open_walk(const struct machine *machine, struct walk *walk, uint64_t *memory)
+{
+	walk->states = take(memory, MOST_WALKED, sizeof *walk->states);
+	walk->slots = take(memory, WALK_SLOTS, sizeof *walk->slots);
+	walk->reach = take(memory, 1, machine->store->areas.stride);
+	walk->queue = take(memory, machine->protocol->node_count + 1ull, sizeof *walk->queue);
+	return walk->states && walk->slots && walk->reach && walk->queue;
+}
+
+static void close_walk(struct walk *walk)
+{
+	free(walk->states);
+	free(walk->slots);
+	free(walk->reach);
+	free(walk->queue);
+}
+
+/* The globals that silent steps assign. */
+static uint64_t find_shifting(const struct machine *machine)
+{
+	const struct table_protocol *protocol = machine->protocol;
+	uint64_t shifting = 0;
+
+	for (uint32_t i = protocol->edges; i < protocol->edges + protocol->edge_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[i];
+
+		for (uint32_t j = edge->sets; is_silent(machine, edge) && j < edge->sets + edge->set_count; j++)
+			if (machine->table->sets[j].target & TABLE_GLOBAL_FLAG)
+				shifting |= 1ull << (machine->table->sets[j].target & ~TABLE_GLOBAL_FLAG);
+	}
+	return shifting;
+}
+
+bool late_open(struct machine *machine, uint64_t *memory)
+{
+	uint32_t count = machine->protocol->global_count;
+	bool ready;
+
+	machine->unknown_values.any = count < 64 ? (1ull << count) - 1 : ~0ull;
+	machine->shifting = find_shifting(machine);
+	machine->heads = take(memory, MOST_HEADS, sizeof *machine->heads);
+	machine->heads_of = take(memory, machine->store->runs.limit, sizeof *machine->heads_of);
+	machine->fates = take(memory, machine->store->runs.limit, sizeof *machine->fates);
+	ready = machine->heads && machine->heads_of && machine->fates && open_walk(machine, &machine->move_walk, memory) &&
+		open_walk(machine, &machine->fate_walk, memory);
+	for (uint32_t kind = 0; ready && kind < SEKISHO_KINDS; kind++) {
+		ready = open_walk(machine, &machine->starts[kind], memory);
+		if (ready)
+			walk_starts(machine, &machine->starts[kind], kind);
+	}
+	return ready;
+}
+
+void late_close(struct machine *machine)
+{
+	free(machine->heads);
+	free(machine->heads_of);
+	free(machine->fates);
+	close_walk(&machine->move_walk);
+	close_walk(&machine->fate_walk);
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
+		close_walk(&machine->starts[kind]);
+}
+
+void late_clear(struct machine *machine)
+{
+	memset(machine->fates, 0, machine->store->runs.count * sizeof *machine->fates);
+}
+
+void late_restamp(struct machine *machine)
+{
+	memset(machine->heads_of, 0, machine->store->runs.limit * sizeof *machine->heads_of);
+	memset(machine->starts_of, 0, sizeof machine->starts_of);
+}

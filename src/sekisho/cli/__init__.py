@@ -20,6 +20,7 @@ COMMANDS: tuple[str, ...] = (
     "build",
     "show",
     "check",
+    "evaluate",
     "run",
     "status",
     "watch",

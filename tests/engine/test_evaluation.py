@@ -1,0 +1,95 @@
+"""The measure of tightness tells a tight filter from a loose one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sekisho.engine.evaluation import evaluate, whitelist
+from sekisho.policy import Device, Policy, write
+from sekisho.protocol.model import Constants, Edge, Entry, Node, Protocol, Site
+from sekisho.trace import Event, Writer
+
+SITES = (
+    Site(".text", 0, 1, "f", "pio", "in", 1),
+    Site(".text", 1, 1, "f", "pio", "out", 1),
+)
+# A status is read, then one of two commands is written, over and over.
+NODES = (
+    Node("status", site=0, addresses=("0x1",), bind="s", edges=(Edge("command", when="s == 0x80"),)),
+    Node("command", site=1, addresses=("0x2",), value=Constants((7, 8)), edges=(Edge("status"),)),
+)
+POLICY = Policy(
+    version=1,
+    match="sequence",
+    devices=(Device("device", ("0x1-0x2",)),),
+    protocols=(
+        Protocol(
+            name="driver",
+            driver=None,
+            sites=SITES,
+            globals=(),
+            locals=("s",),
+            entries=(Entry("f", "init", (Edge("status"),)),),
+            nodes=NODES,
+            slots={"init": 1},
+        ),
+    ),
+)
+
+
+def trace() -> list[Event]:
+    found = []
+    for number in range(40):
+        for direction, address, datum in (("in", 1, 0x80), ("out", 2, 7 + number % 2)):
+            found.append(
+                Event(
+                    vcpu=0,
+                    ip=None,
+                    space="pio",
+                    direction="in" if direction == "in" else "out",
+                    address=address,
+                    width=1,
+                    data=f"{datum:02x}",
+                )
+            )
+    return found
+
+
+@pytest.fixture(scope="module")
+def shares() -> dict[tuple[str, str], dict[str, float]]:
+    found = evaluate({"tight": POLICY, "loose": whitelist(POLICY)}, trace(), count=20)
+    return {
+        (share.operator, share.direction): {name: number / share.mutants for name, number in share.denied.items()}
+        for share in found
+    }
+
+
+@pytest.mark.parametrize("operator", ["port", "width", "drop", "duplicate", "swap"])
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_a_filter_that_knows_the_order_denies_what_breaks_it(
+    operator: str, direction: str, shares: dict[tuple[str, str], dict[str, float]]
+) -> None:
+    # The last events of the trace have nothing behind them that could show the break.
+    assert shares[operator, direction]["tight"] >= 0.9
+
+
+@pytest.mark.parametrize("operator", ["value", "drop", "duplicate", "swap", "insert"])
+def test_a_port_whitelist_does_not_notice(operator: str, shares: dict[tuple[str, str], dict[str, float]]) -> None:
+    assert shares[operator, "out"]["loose"] == 0
+
+
+def test_the_command_prints_both_for_the_same_mutants(tmp_path: Path) -> None:
+    write(POLICY, tmp_path / "p.json")
+    with Writer(tmp_path / "t.jsonl") as writer:
+        for record in trace():
+            writer.write(record)
+    command = [sys.executable, "-c", "from sekisho.cli import main; main()", "evaluate", "--json", "--count", "5"]
+    done = subprocess.run(
+        [*command, tmp_path / "p.json", tmp_path / "t.jsonl"], capture_output=True, text=True, check=True
+    )
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["operator"] for row in rows} >= {"value", "drop", "splice"}
+    assert all(set(row["denied"]) == {"p", "port whitelist"} for row in rows)

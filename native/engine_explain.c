@@ -45,21 +45,17 @@ static void show_places(const struct machine *machine, uint32_t first, uint32_t 
 }
 
 /* The same from wherever a run of a late alternative may be by now. */
-static void show_late(struct machine *machine, const struct walk *walk, const struct values *values, const struct run *run,
+static void show_late(struct machine *machine, const struct walk *walk, const struct values *values,
 		      struct sekisho_denial *denial)
 {
 	uint32_t count = walk->vague ? machine->protocol->node_count : walk->count;
 
 	for (uint32_t i = 0; i < count && !is_full(denial); i++) {
-		struct run state = walk->vague ? *run : walk->states[i];
+		struct run state = walk->vague ? walk->joined[i] : walk->states[i];
 		const struct table_node *node;
 
 		if (walk->vague && !(walk->reach[i / 32] >> i % 32 & 1))
 			continue;
-		if (walk->vague) {
-			state.node = machine->protocol->nodes + i;
-			state.any = 0xffffffffu;
-		}
 		node = &machine->table->nodes[state.node];
 		show_places(machine, node->edges, node->edge_count, values, &state, denial);
 	}
@@ -92,7 +88,7 @@ static void show_alternative(struct machine *machine, const struct alternative *
 
 			memcpy(&copy, run, machine->store->runs.stride);
 			late_walk(machine, &machine->move_walk, &copy);
-			show_late(machine, &machine->move_walk, values, &copy, denial);
+			show_late(machine, &machine->move_walk, values, denial);
 		}
 	}
 	for (uint32_t i = 0; i < machine->protocol->entry_count; i++) {
@@ -102,7 +98,7 @@ static void show_alternative(struct machine *machine, const struct alternative *
 		    (entry->kind >= SEKISHO_IRQ || nesting.known[entry->kind] < machine->protocol->slots[entry->kind])) {
 			show_places(machine, entry->edges, entry->edge_count, values, &none, denial);
 			if (alternative->late)
-				show_late(machine, &machine->starts[entry->kind], values, &none, denial);
+				show_late(machine, &machine->starts[entry->kind], values, denial);
 		}
 	}
 }

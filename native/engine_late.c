@@ -9,10 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_WALKED 512u      /* states of one run, its locals included; past it, nodes with any locals */
+#define MOST_WALKED 512u      /* states of one run, its locals included; past it, one for each node */
+#define MOST_FATE 32u
 #define WALK_SLOTS 1024u
 #define MOST_HEADS 8192u      /* of all runs of one step */
-#define MOST_WALK_WORK 16384u /* states found in one step; past it, nodes only */
+#define MOST_WALK_WORK 16384u /* states found in one step; past it, nodes with any locals */
 
 enum fate { FATE_KNOWN = 1, FATE_ENDS = 2, FATE_MOVES = 4 };
 
@@ -34,7 +35,7 @@ static void find_state(struct machine *machine, struct walk *walk, const struct 
 	for (; walk->slots[at] != 0; at = (at + 1) % WALK_SLOTS)
 		if (memcmp(&walk->states[walk->slots[at] - 1], run, size) == 0)
 			return;
-	if (walk->count == MOST_WALKED) {
+	if (walk->count == walk->most) {
 		walk->vague = true;
 		return;
 	}
@@ -43,17 +44,30 @@ static void find_state(struct machine *machine, struct walk *walk, const struct 
 	machine->walk_work++;
 }
 
-static void find_node(const struct machine *machine, struct walk *walk, uint32_t node)
+/* Adds a node, or what locals a run may have there: one record for each node, in which a local is known or any. */
+static void find_node(struct machine *machine, struct walk *walk, uint32_t node, const struct run *run)
 {
-	uint32_t bit = node - machine->protocol->nodes;
+	uint32_t bit = node - machine->protocol->nodes, any;
+	struct run *at = &walk->joined[bit];
+	bool found = walk->reach[bit / 32] >> bit % 32 & 1;
 
-	if (walk->reach[bit / 32] >> bit % 32 & 1)
+	any = at->any;
+	if (!found)
+		memcpy(at, run, machine->store->runs.stride);
+	at->node = node;
+	at->area = NOTHING;
+	at->any |= machine->walk_work > MOST_WALK_WORK ? all_locals(machine) : 0;
+	join_run(at, run, machine->local_count);
+	if (found && at->any == any)
 		return;
+	machine->walk_work++;
 	walk->reach[bit / 32] |= 1u << bit % 32;
-	walk->queue[walk->waiting++] = node;
+	if (!(walk->queued[bit / 32] >> bit % 32 & 1))
+		walk->queue[walk->waiting++] = node;
+	walk->queued[bit / 32] |= 1u << bit % 32;
 }
 
-/* Takes the silent edges among `count`, with locals when `run` is given. */
+/* Takes the silent edges among `count` that are open for the run. */
 static void walk_edges(struct machine *machine, struct walk *walk, uint32_t first, uint32_t count, const struct run *run)
 {
 	for (uint32_t i = first; i < first + count; i++) {
@@ -63,20 +77,20 @@ static void walk_edges(struct machine *machine, struct walk *walk, uint32_t firs
 		struct run after;
 
 		walk->moves |= !silent;
-		if (!silent || (run != NULL && !edge_open(machine, edge, &machine->unknown_values, run)))
+		if (!silent || !edge_open(machine, edge, &machine->unknown_values, run))
 			continue;
-		if (edge->to == TABLE_END) {
-			walk->ends = true;
-		} else if (run == NULL) {
-			find_node(machine, walk, edge->to);
-		} else {
-			after = *run;
-			values = machine->unknown_values;
-			assign(machine, edge->sets, edge->set_count, &values, &after);
-			after.node = edge->to;
-			forget_dead(machine, &after, machine->table->nodes[edge->to].live);
+		walk->ends |= edge->to == TABLE_END;
+		if (edge->to == TABLE_END)
+			continue;
+		after = *run;
+		values = machine->unknown_values;
+		assign(machine, edge->sets, edge->set_count, &values, &after);
+		after.node = edge->to;
+		forget_dead(machine, &after, machine->table->nodes[edge->to].live);
+		if (walk->vague)
+			find_node(machine, walk, edge->to, &after);
+		else
 			find_state(machine, walk, &after);
-		}
 	}
 }
 
@@ -92,9 +106,12 @@ static void walk_states(struct machine *machine, struct walk *walk)
 static void walk_nodes(struct machine *machine, struct walk *walk)
 {
 	while (walk->waiting > 0) {
-		const struct table_node *node = &machine->table->nodes[walk->queue[--walk->waiting]];
+		uint32_t number = walk->queue[--walk->waiting], bit = number - machine->protocol->nodes;
+		const struct table_node *node = &machine->table->nodes[number];
+		struct run run = walk->joined[bit]; /* it may change while its edges are taken */
 
-		walk_edges(machine, walk, node->edges, node->edge_count, NULL);
+		walk->queued[bit / 32] &= ~(1u << bit % 32);
+		walk_edges(machine, walk, node->edges, node->edge_count, &run);
 	}
 }
 
@@ -102,6 +119,8 @@ static void begin_walk(const struct machine *machine, struct walk *walk)
 {
 	memset(walk->slots, 0, WALK_SLOTS * sizeof *walk->slots);
 	memset(walk->reach, 0, machine->store->areas.stride);
+	memset(walk->queued, 0, machine->store->areas.stride);
+	walk->most = MOST_WALKED;
 	walk->count = walk->waiting = 0;
 	walk->vague = walk->ends = walk->moves = false;
 }
@@ -110,7 +129,7 @@ static void begin_walk(const struct machine *machine, struct walk *walk)
 void late_walk(struct machine *machine, struct walk *walk, const struct run *run)
 {
 	begin_walk(machine, walk);
-	walk->vague = run->area != NOTHING || machine->walk_work > MOST_WALK_WORK;
+	walk->vague = run->area != NOTHING || machine->walk_work > MOST_WALK_WORK / 2;
 	if (!walk->vague) {
 		find_state(machine, walk, run);
 		walk_states(machine, walk);
@@ -119,7 +138,7 @@ void late_walk(struct machine *machine, struct walk *walk, const struct run *run
 		return;
 	for (uint32_t node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
 	     node = next_node(machine, run, node + 1))
-		find_node(machine, walk, node);
+		find_node(machine, walk, node, run);
 	walk_nodes(machine, walk);
 }
 
@@ -139,7 +158,7 @@ static void walk_starts(struct machine *machine, struct walk *walk, uint32_t kin
 			const struct table_entry *entry = &machine->table->entries[i];
 
 			if (entry->kind == kind && protocol->slots[kind] > 0)
-				walk_edges(machine, walk, entry->edges, entry->edge_count, vague ? NULL : &none);
+				walk_edges(machine, walk, entry->edges, entry->edge_count, &none);
 		}
 		if (vague)
 			walk_nodes(machine, walk);
@@ -148,22 +167,68 @@ static void walk_starts(struct machine *machine, struct walk *walk, uint32_t kin
 	}
 }
 
+/* By its locals where a few states tell, else by its node alone: then it may. */
+static uint8_t find_fate(struct machine *machine, const struct run *run)
+{
+	uint8_t fate = machine->node_fates[run->node - machine->protocol->nodes];
+	struct walk *walk = &machine->fate_walk;
+
+	if (run->area != NOTHING)
+		return FATE_KNOWN | FATE_ENDS | FATE_MOVES;
+	if (!(fate & FATE_ENDS) || machine->walk_work > MOST_WALK_WORK)
+		return fate;
+	begin_walk(machine, walk);
+	walk->most = MOST_FATE;
+	find_state(machine, walk, run);
+	for (uint32_t i = 0; i < walk->count && !walk->vague && !walk->ends; i++) {
+		const struct table_node *node = &machine->table->nodes[walk->states[i].node];
+
+		walk_edges(machine, walk, node->edges, node->edge_count, &walk->states[i]);
+	}
+	return walk->vague || walk->ends ? fate : fate & ~FATE_ENDS;
+}
+
 bool late_ends(struct machine *machine, const struct run *run, bool *moves)
 {
 	uint32_t number = pool_intern(&machine->store->runs, run);
-	struct walk *walk = &machine->fate_walk;
 
 	*moves = true;
 	if (number == NOTHING) {
 		machine->full = true;
 		return false;
 	}
-	if (!(machine->fates[number] & FATE_KNOWN)) {
-		late_walk(machine, walk, run);
-		machine->fates[number] = (uint8_t)(FATE_KNOWN | (walk->ends ? FATE_ENDS : 0) | (walk->moves ? FATE_MOVES : 0));
-	}
+	if (machine->fates[number] == 0)
+		machine->fates[number] = find_fate(machine, run);
 	*moves = machine->fates[number] & FATE_MOVES;
 	return machine->fates[number] & FATE_ENDS;
+}
+
+/* Whether a run may end silently from each node, or go to a place, whatever its locals. */
+static void find_node_fates(struct machine *machine)
+{
+	const struct table_protocol *protocol = machine->protocol;
+	bool found = true;
+
+	/* Edges mostly lead on, so that few rounds are needed when they are taken backwards. */
+	while (found) {
+		found = false;
+		for (uint32_t i = protocol->edges + protocol->edge_count; i-- > protocol->edges;) {
+			const struct table_edge *edge = &machine->table->edges[i];
+			uint8_t fate = FATE_KNOWN, *at;
+
+			if (edge->from & TABLE_ENTRY_FLAG)
+				continue;
+			at = &machine->node_fates[edge->from - protocol->nodes];
+			if (edge->to == TABLE_END)
+				fate |= FATE_ENDS;
+			else
+				fate |= is_silent(machine, edge) ? machine->node_fates[edge->to - protocol->nodes] : FATE_MOVES;
+			found |= (*at | fate) != *at;
+			*at |= fate;
+		}
+	}
+	for (uint32_t i = 0; i < protocol->node_count; i++)
+		machine->node_fates[i] |= FATE_KNOWN;
 }
 
 static void add_head(struct machine *machine, const struct run *run)
@@ -175,7 +240,7 @@ static void add_head(struct machine *machine, const struct run *run)
 }
 
 /* Adds what of a walk has an edge into a place that fits the event. */
-static void add_heads(struct machine *machine, const struct walk *walk, const struct run *run)
+static void add_heads(struct machine *machine, const struct walk *walk)
 {
 	uint32_t nodes = machine->protocol->nodes, stamp = machine->fit_stamp, last = NOTHING;
 
@@ -193,18 +258,13 @@ static void add_heads(struct machine *machine, const struct walk *walk, const st
 	}
 	for (uint32_t i = 0; i < machine->candidate_count && walk->vague; i++) {
 		uint32_t from = machine->table->edges[machine->candidates[i]].from;
-		struct run head = *run;
 
 		/* A node's edges follow on each other. */
 		if (from & TABLE_ENTRY_FLAG || from == last ||
 		    !(walk->reach[(from - nodes) / 32] >> (from - nodes) % 32 & 1))
 			continue;
 		last = from;
-		head.node = from;
-		head.area = NOTHING;
-		head.any = all_locals(machine);
-		memset(head.local, 0, sizeof head.local);
-		add_head(machine, &head);
+		add_head(machine, &walk->joined[from - nodes]);
 	}
 }
 
@@ -220,7 +280,7 @@ struct heads late_heads(struct machine *machine, uint32_t number)
 	late_walk(machine, &machine->move_walk, &run);
 	heads->stamp = machine->fit_stamp;
 	heads->first = machine->head_count;
-	add_heads(machine, &machine->move_walk, &run);
+	add_heads(machine, &machine->move_walk);
 	heads->count = machine->head_count - heads->first;
 	return *heads;
 }
@@ -228,16 +288,12 @@ struct heads late_heads(struct machine *machine, uint32_t number)
 struct heads late_starts(struct machine *machine, uint32_t kind)
 {
 	struct heads *heads = &machine->starts_of[kind];
-	struct run run;
 
 	if (heads->stamp == machine->fit_stamp)
 		return *heads;
-	memset(&run, 0, sizeof run);
-	run.kind = (uint8_t)kind;
-	run.vcpu = SEKISHO_NO_VCPU;
 	heads->stamp = machine->fit_stamp;
 	heads->first = machine->head_count;
-	add_heads(machine, &machine->starts[kind], &run);
+	add_heads(machine, &machine->starts[kind]);
 	heads->count = machine->head_count - heads->first;
 	return *heads;
 }
@@ -247,8 +303,10 @@ static bool open_walk(const struct machine *machine, struct walk *walk, uint64_t
 	walk->states = take(memory, MOST_WALKED, sizeof *walk->states);
 	walk->slots = take(memory, WALK_SLOTS, sizeof *walk->slots);
 	walk->reach = take(memory, 1, machine->store->areas.stride);
+	walk->queued = take(memory, 1, machine->store->areas.stride);
 	walk->queue = take(memory, machine->protocol->node_count + 1ull, sizeof *walk->queue);
-	return walk->states && walk->slots && walk->reach && walk->queue;
+	walk->joined = take(memory, machine->protocol->node_count + 1ull, sizeof *walk->joined);
+	return walk->states && walk->slots && walk->reach && walk->queued && walk->queue && walk->joined;
 }
 
 static void close_walk(struct walk *walk)
@@ -256,7 +314,9 @@ static void close_walk(struct walk *walk)
 	free(walk->states);
 	free(walk->slots);
 	free(walk->reach);
+	free(walk->queued);
 	free(walk->queue);
+	free(walk->joined);
 }
 
 /* The globals that silent steps assign. */
@@ -285,8 +345,11 @@ bool late_open(struct machine *machine, uint64_t *memory)
 	machine->heads = take(memory, MOST_HEADS, sizeof *machine->heads);
 	machine->heads_of = take(memory, machine->store->runs.limit, sizeof *machine->heads_of);
 	machine->fates = take(memory, machine->store->runs.limit, sizeof *machine->fates);
-	ready = machine->heads && machine->heads_of && machine->fates && open_walk(machine, &machine->move_walk, memory) &&
+	machine->node_fates = take(memory, machine->protocol->node_count + 1ull, sizeof *machine->node_fates);
+	ready = machine->node_fates && machine->heads && machine->heads_of && machine->fates && open_walk(machine, &machine->move_walk, memory) &&
 		open_walk(machine, &machine->fate_walk, memory);
+	if (ready)
+		find_node_fates(machine);
 	for (uint32_t kind = 0; ready && kind < SEKISHO_KINDS; kind++) {
 		ready = open_walk(machine, &machine->starts[kind], memory);
 		if (ready)
@@ -300,6 +363,7 @@ void late_close(struct machine *machine)
 	free(machine->heads);
 	free(machine->heads_of);
 	free(machine->fates);
+	free(machine->node_fates);
 	close_walk(&machine->move_walk);
 	close_walk(&machine->fate_walk);
 	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)

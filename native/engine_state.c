@@ -137,7 +137,7 @@ static void describe_set(const struct store *store, struct set *set)
 		for (uint32_t j = 0; j < alternative->count; j++) {
 			const struct run *run = run_of(store, alternative->runs[j]);
 
-			known[run->kind]++;
+			known[run->kind] += !run->optional;
 			set->pending |= run->pending;
 		}
 		for (int kind = 0; kind < SEKISHO_KINDS; kind++)

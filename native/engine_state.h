@@ -14,13 +14,15 @@
 
 /*
  * One activation of an entry. `vcpu` is set for interrupt and timer runs that have made a request, and while pending. Merging
- * makes runs vague: such a run is at some node of `area`, with any locals.
+ * makes runs vague: such a run is at some node of `area`, with any locals (in late alternatives some may be known).
  */
 struct run {
 	uint32_t node; /* the lowest of the area's */
 	uint32_t area; /* a set of nodes; NOTHING for a run that is at `node` */
 	uint32_t vcpu;
-	uint8_t kind, pending, reserved[2];
+	uint8_t kind, pending;
+	uint8_t optional; /* in late alternatives: it may have ended already */
+	uint8_t reserved;
 	uint32_t any; /* bit i: local i is unknown */
 	uint32_t local[TABLE_LOCALS];
 };
@@ -81,13 +83,15 @@ struct transition {
 	uint32_t vcpu, site, value, set, next, used;
 };
 
-/* What a run may have reached silently: states, or when `vague` the nodes in `reach`; whether it may end, or go to a place. */
+/* What a run may have reached silently: states, or when `vague` a joined one
+ * for each node in `reach`; whether it may end, or go to a place. */
 struct walk {
 	struct run *states;
 	uint32_t *slots; /* state + 1, by hash */
-	uint32_t *reach; /* a bit for each node */
+	uint32_t *reach, *queued; /* a bit for each node */
+	struct run *joined; /* by node */
 	uint32_t *queue;
-	uint32_t count, waiting;
+	uint32_t count, most, waiting;
 	bool vague, ends, moves;
 };
 
@@ -126,7 +130,7 @@ struct machine {
 	struct walk move_walk, fate_walk, starts[SEKISHO_KINDS];
 	struct run *heads;
 	struct heads *heads_of, starts_of[SEKISHO_KINDS]; /* by run; by kind */
-	uint8_t *fates;					  /* by run */
+	uint8_t *fates, *node_fates;			  /* by run; by node */
 	uint32_t head_count, fit_stamp, walk_work;
 
 	uint32_t work; /* alternatives made in this step, repeats included */
@@ -176,7 +180,7 @@ struct heads late_starts(struct machine *machine, uint32_t kind);
 struct nesting {
 	uint32_t interrupts, timers;	   /* bound to this vCPU */
 	uint32_t top_interrupt, top_timer; /* index of the innermost of each among the runs; NOTHING */
-	uint32_t known[SEKISHO_KINDS];	   /* open runs of each kind */
+	uint32_t known[SEKISHO_KINDS];	   /* open runs of each kind, optional ones left out */
 };
 void find_nesting(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu, struct nesting *nesting);
 bool may_move(const struct machine *machine, const struct nesting *nesting, const struct run *run, uint32_t index, uint32_t vcpu);
@@ -185,6 +189,7 @@ bool node_fits(const struct machine *machine, const struct table_node *node, con
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);
 
 void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run);
+void join_run(struct run *into, const struct run *from, uint32_t count);
 void forget_dead(const struct machine *machine, struct run *run, uint32_t live);
 
 /* calloc, counted. */

@@ -31,7 +31,7 @@ void find_nesting(const struct machine *machine, const struct alternative *alter
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
 
-		nesting->known[run->kind]++;
+		nesting->known[run->kind] += !run->optional;
 		if (!is_bound(run) || run->vcpu != vcpu)
 			continue;
 		if (run->kind == SEKISHO_IRQ) {
@@ -148,9 +148,10 @@ static void join_values(struct values *into, const struct values *from, uint32_t
 	}
 }
 
-static void join_run(struct run *into, const struct run *from, uint32_t count)
+void join_run(struct run *into, const struct run *from, uint32_t count)
 {
 	into->any |= from->any;
+	into->optional |= from->optional;
 	for (uint32_t i = 0; i < count; i++) {
 		if (into->local[i] != from->local[i])
 			into->any |= 1u << i;
@@ -245,25 +246,34 @@ static void add_run(struct machine *machine, const struct run *run)
 /* Makes `into` a run that may be wherever it or `from` may be. False when the store is full. */
 static bool unite(struct machine *machine, struct run *into, const struct run *from)
 {
-	if (covers(machine, into, from))
-		return true;
-	memset(machine->area, 0, machine->store->areas.stride);
-	add_run(machine, into);
-	add_run(machine, from);
-	into->area = pool_intern(&machine->store->areas, machine->area);
-	if (into->area == NOTHING) {
-		machine->full = true;
-		return false;
+	if (!covers(machine, into, from)) {
+		memset(machine->area, 0, machine->store->areas.stride);
+		add_run(machine, into);
+		add_run(machine, from);
+		into->area = pool_intern(&machine->store->areas, machine->area);
+		if (into->area == NOTHING) {
+			machine->full = true;
+			return false;
+		}
+		into->node = next_node(machine, into, machine->protocol->nodes);
 	}
-	into->node = next_node(machine, into, machine->protocol->nodes);
-	into->any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
-	memset(into->local, 0, sizeof into->local);
+	if (!machine->late) /* the area has silent nodes in it, on the way to which the locals were assigned */
+		into->any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
+	join_run(into, from, machine->local_count);
 	return true;
 }
 
 static bool same_shape(const struct run *a, const struct run *b)
 {
 	return a->node == b->node && a->area == b->area && a->vcpu == b->vcpu && a->kind == b->kind && a->pending == b->pending;
+}
+
+/* What tells apart where runs wait for an answer: late ones may wait at any of the nodes that bind the same local. */
+static uint32_t waits_at(const struct machine *machine, const struct run *run)
+{
+	if (!run->pending)
+		return 0;
+	return machine->late ? machine->table->nodes[run->node].bind : run->node;
 }
 
 /* Whether two alternatives have the same runs but for where these are. */
@@ -274,7 +284,8 @@ static bool same_structure(const struct machine *machine, const struct alternati
 	for (uint32_t i = 0; i < one->count; i++) {
 		const struct run *a = run_of(machine->store, one->runs[i]), *b = run_of(machine->store, other->runs[i]);
 
-		if (a->kind != b->kind || a->vcpu != b->vcpu || a->pending != b->pending || (a->pending && a->node != b->node))
+		if (a->kind != b->kind || a->vcpu != b->vcpu || a->pending != b->pending ||
+		    waits_at(machine, a) != waits_at(machine, b))
 			return false;
 	}
 	return true;
@@ -296,6 +307,67 @@ static bool unite_runs(struct machine *machine, const struct alternative *one, c
 			return false;
 		if (!insert_run(machine, joined, &run))
 			return false;
+	}
+	return true;
+}
+
+static bool is_fixed(const struct run *run) { return run->pending || is_bound(run); }
+
+/* The first run of the kind from `from` on that is not fixed. */
+static uint32_t next_loose(const struct machine *machine, const struct alternative *alternative, uint32_t kind, uint32_t from)
+{
+	for (; from < alternative->count; from++) {
+		const struct run *run = run_of(machine->store, alternative->runs[from]);
+
+		if (run->kind == kind && !is_fixed(run))
+			return from;
+	}
+	return NOTHING;
+}
+
+/*
+ * The runs of two late alternatives whose fixed runs are alike: each fixed run with its like, the others of each kind in pairs as
+ * they come; what is left over of one alternative is optional.
+ */
+static bool overlay_runs(struct machine *machine, const struct alternative *one, const struct alternative *other,
+			 struct alternative *joined)
+{
+	struct run run, more;
+	uint32_t j = 0;
+
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
+		joined->unknown[kind] = one->unknown[kind] > other->unknown[kind] ? one->unknown[kind] : other->unknown[kind];
+	for (uint32_t i = 0; i < one->count; i++, j++) {
+		load_run(machine, one->runs[i], &run);
+		if (!is_fixed(&run)) {
+			j--;
+			continue;
+		}
+		while (j < other->count && !is_fixed(run_of(machine->store, other->runs[j])))
+			j++;
+		if (j == other->count) /* equal keys of different alternatives: as good as never */
+			return false;
+		load_run(machine, other->runs[j], &more);
+		if (!unite(machine, &run, &more) || !insert_run(machine, joined, &run))
+			return false;
+	}
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
+		uint32_t a = next_loose(machine, one, kind, 0), b = next_loose(machine, other, kind, 0);
+
+		while (a != NOTHING || b != NOTHING) {
+			load_run(machine, a != NOTHING ? one->runs[a] : other->runs[b], &run);
+			if (a == NOTHING || b == NOTHING) {
+				run.optional = 1;
+			} else {
+				load_run(machine, other->runs[b], &more);
+				if (!unite(machine, &run, &more))
+					return false;
+			}
+			if (!insert_run(machine, joined, &run))
+				return false;
+			a = a == NOTHING ? a : next_loose(machine, one, kind, a + 1);
+			b = b == NOTHING ? b : next_loose(machine, other, kind, b + 1);
+		}
 	}
 	return true;
 }
@@ -349,7 +421,10 @@ static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *resu
 	load_values(machine, other->values, &more);
 	join_values(&values, &more, machine->protocol->global_count);
 	joined.values = pool_intern(&machine->store->values, &values);
-	done = same_structure(machine, one, other) ? unite_runs(machine, one, other, &joined)
+	if (machine->late && machine->level == 2)
+		done = overlay_runs(machine, one, other, &joined);
+	else
+		done = same_structure(machine, one, other) ? unite_runs(machine, one, other, &joined)
 						   : intersect_runs(machine, one, other, &joined);
 	*result = !done || joined.values == NOTHING ? NOTHING : pool_intern(&machine->store->alternatives, &joined);
 	machine->full |= *result == NOTHING;
@@ -364,14 +439,17 @@ static uint64_t merge_key(const struct machine *machine, uint32_t number)
 {
 	const struct alternative *alternative = alternative_of(machine->store, number);
 	uint64_t key = machine->level == 1 ? alternative->values : 0;
+	bool overlay = machine->late && machine->level == 2;
 
-	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
+	for (uint32_t kind = 0; kind < SEKISHO_KINDS && !overlay; kind++)
 		key = key * 31 + alternative->unknown[kind];
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
 
+		if (overlay && !is_fixed(run))
+			continue;
 		key = (key ^ (uint64_t)run->vcpu << 32 ^ (uint64_t)run->kind << 24 ^ run->pending) * 0x9e3779b97f4a7c15u;
-		key ^= key >> 29 ^ (run->pending ? run->node : 0);
+		key ^= key >> 29 ^ waits_at(machine, run);
 	}
 	return machine->level == 3 ? 0 : key;
 }
@@ -404,7 +482,7 @@ static void list_merged(struct machine *machine, uint32_t number)
 #define STRAIN_OF_MERGE 64
 #define MOST_STRAIN (128 * STRAIN_OF_MERGE)
 
-#define LATE_BUDGET 128 /* each costs more, and there is less to tell them apart by */
+#define LATE_BUDGET 32 /* each costs more, and there is less to tell them apart by */
 #define WORK 16		/* alternatives that an exact step may make for each that it may keep, repeats included */
 #define LATE_WORK 16384 /* that a late one may make */
 
@@ -425,6 +503,10 @@ static void merge(struct machine *machine)
 		machine->level = 2;
 	while (machine->listed > most && machine->level < 3 && !machine->full) {
 		uint32_t count = machine->listed;
+
+		/* Level 3 costs a late set nearly all it knows. */
+		if (machine->late && machine->level == 2 && count <= budget_of(machine))
+			break;
 
 		machine->level++;
 		machine->stamp++;
@@ -591,13 +673,53 @@ static void bind(struct machine *machine, const struct table_node *node, const s
 	forget_dead(machine, run, live);
 }
 
+/* Another run of the kind is certain to be open: no more of the optional ones can be than its slots leave. */
+static bool trim_optional(struct machine *machine, struct alternative *alternative, uint32_t kind)
+{
+	uint32_t slots = machine->protocol->slots[kind], certain = 1, optional = 0, most, last = NOTHING;
+
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+
+		certain += run->kind == kind && !run->optional;
+		optional += run->kind == kind && run->optional;
+	}
+	most = slots > certain ? slots - certain : 0;
+	for (uint32_t i = alternative->count; i-- > 0 && optional > most;) {
+		struct run run, more;
+
+		load_run(machine, alternative->runs[i], &run);
+		if (run.kind != kind || !run.optional)
+			continue;
+		if (most > 0 && last == NOTHING) {
+			last = i;
+			continue;
+		}
+		remove_run(alternative, i);
+		optional--;
+		if (most == 0)
+			continue;
+		/* At most one of the two is still open: one that may be wherever either is. */
+		load_run(machine, alternative->runs[last - 1], &more);
+		remove_run(alternative, last - 1);
+		if (!unite(machine, &more, &run) || !insert_run(machine, alternative, &more))
+			return false;
+		return trim_optional(machine, alternative, kind);
+	}
+	return true;
+}
+
 /* Lists the alternative with the draft's run; where its silent steps are late, also as if it had ended. */
 static void list_moved(struct machine *machine, struct draft *draft)
 {
 	bool moves;
 
+	if (draft->alternative.late && !trim_optional(machine, &draft->alternative, draft->run.kind))
+		return;
 	if (draft->alternative.late && !draft->run.pending && late_ends(machine, &draft->run, &moves)) {
-		list_draft(machine, draft);
+		draft->run.optional = moves && !is_bound(&draft->run);
+		if (!draft->run.optional)
+			list_draft(machine, draft);
 		if (!moves)
 			return;
 	}
@@ -625,6 +747,7 @@ static void take_event(struct machine *machine, const struct table_edge *edge, c
 	}
 	run->node = edge->to;
 	run->area = NOTHING;
+	run->optional = 0;
 	run->vcpu = run->kind >= SEKISHO_IRQ ? step->vcpu : SEKISHO_NO_VCPU;
 	bind(machine, node, step, run);
 	list_moved(machine, draft);
@@ -1045,7 +1168,7 @@ static void take_answer(struct machine *machine, uint32_t number, const struct s
 		if (node->bind < TABLE_LOCALS) {
 			machine->by_value |= !any;
 			draft.run.local[node->bind] = any ? 0 : step->value;
-			draft.run.any |= (uint32_t)any << node->bind;
+			draft.run.any = (draft.run.any & ~(1u << node->bind)) | (uint32_t)any << node->bind;
 		}
 		list_moved(machine, &draft);
 		return; /* a vCPU waits for one answer at a time */

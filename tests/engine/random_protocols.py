@@ -128,7 +128,7 @@ def policies(draw: Any) -> Policy:
         1,
         match=draw(st.sampled_from(["sequence", "ip"])),
         firmware=draw(st.sampled_from(["deny", "allow"])),
-        budget=draw(st.sampled_from([1024, 1024, 16, 2, 1])),
+        budget=draw(st.sampled_from([1024, 1024, 16, 4, 2, 1])),
         devices=(DEVICE,),
         protocols=tuple(draw(protocols(f"driver{index}")) for index in range(count)),
     )

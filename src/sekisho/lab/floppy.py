@@ -128,7 +128,7 @@ def run(plan: Plan) -> Report:
         vmm = [*machine.qemu(plan.qemu), *_machine(plan.cpus), *boot.arguments(), *arguments]
         vmm += ["-trace", f"enable={','.join(_WITNESSES[name] for name in devices)}".replace(",", ",enable=")]
         vmm += ["-D", str(results / "vmm.log")]
-        outcome = host.run(Job([*_filter(plan, results), *vmm], _TIMEOUT[plan.workload]), results, where)
+        outcome = host.run(Job([*_filter(plan, results), *vmm], _TIMEOUT[plan.workload], plan.cpus), results, where)
         report = Report(debian.kernel(plan.kernel).release, plan.cpus, where, bool(plan.policies))
         _take_outcome(report, outcome, STEPS[plan.workload])
         events = list(_trace(results / "trace.jsonl"))

@@ -29,10 +29,11 @@ DISK_SIZE = 1440 * 1024
 
 @dataclass(slots=True)
 class Job:
-    """What to run: the VMM's command, and the seconds it may take."""
+    """What to run: the VMM's command, the seconds it may take, and the guest's CPUs."""
 
     command: list[str]
     timeout: float = 120.0
+    cpus: int = 1
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Only facts that follow are used; a condition that is not understood narrows noth
 from collections.abc import Mapping
 
 from sekisho.values.abstract import Abstract, bounded, finite
-from sekisho.values.expression import Expression, Value, compute, evaluate, substitute, symbol
+from sekisho.values.expression import Expression, Value, compute_each, evaluate, substitute, symbol
 from sekisho.values.operation import mask
 
 _ENUMERATE = 256
@@ -29,6 +29,7 @@ def refine(environment: Mapping[Expression, Abstract], condition: Value, truth: 
 
 
 def _filter(condition: Expression, truth: bool, only: Expression, found: Abstract) -> Abstract | None:
+    """Return the members of `found` for which the condition has this truth; None if there are none."""
     stand_in = symbol(("only",), only.size)
     shape = substitute(condition, {only: stand_in})
     if isinstance(shape, int):
@@ -39,7 +40,8 @@ def _filter(condition: Expression, truth: bool, only: Expression, found: Abstrac
         return _filtered[key]
     members = found.members(_ENUMERATE)
     assert members is not None
-    kept = [v for v in members if bool(compute(condition, {only: v})) == truth]
+    results = compute_each(condition, only, members)
+    kept = [v for v, holds in zip(members, results, strict=True) if bool(holds) == truth]
     result: Abstract | None = None
     if kept:
         result = found if len(kept) == len(members) else finite(kept)

@@ -8,8 +8,8 @@ whoever gives it a new one first replaces it in everything that still means the 
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sekisho.values.abstract import Abstract, apply, constant, top
-from sekisho.values.operation import COMPARISONS, concrete, mask, signed
+from sekisho.values.abstract import Abstract, apply, constant, finite, top
+from sekisho.values.operation import _BINARY, _UNARY, COMPARISONS, concrete, mask, signed
 
 Name = tuple[object, ...]
 COST_LIMIT = 48
@@ -22,7 +22,9 @@ class Expression:
     `op` is one of `operation.OPERATIONS`, "symbol" (`name` says which) or "any" (`value`: some member of a set).
     """
 
-    __slots__ = ("args", "cost", "name", "op", "repeats", "size", "symbols", "value", "weak", "width")
+    __slots__ = (
+        "args", "cost", "name", "only", "op", "repeats", "result", "seen", "size", "symbols", "value", "weak", "width"
+    )  # fmt: skip
 
     def __init__(self, op: str, size: int, args: "tuple[Value, ...]", width: int) -> None:
         self.op = op
@@ -44,6 +46,11 @@ class Expression:
                 self.repeats = self.repeats or arg.repeats or not symbols.isdisjoint(arg.symbols)
                 symbols = symbols | arg.symbols if symbols else arg.symbols
         self.symbols: frozenset[Expression] = symbols
+        self.only: Expression | None = next(iter(symbols)) if len(symbols) == 1 else None
+        """The only symbol in it."""
+        self.seen: Abstract | None = None
+        self.result: Abstract | None = None
+        """What it was last evaluated to, when `only` was `seen`."""
 
     def __repr__(self) -> str:
         if self.op == "symbol":
@@ -55,11 +62,13 @@ class Expression:
 
 Value = int | Expression
 _known: dict[object, Expression] = {}
+_made: dict[tuple[str, int, tuple[Value, ...], int], Value] = {}
 
 
 def forget() -> None:
     """Forget all expressions; between two analyses, so that neither memory nor results depend on the one before."""
     _known.clear()
+    _made.clear()
 
 
 def symbol(name: Name, size: int) -> Expression:
@@ -70,6 +79,7 @@ def symbol(name: Name, size: int) -> Expression:
         found = _known[key] = Expression("symbol", size, (), size)
         found.name = name
         found.symbols = frozenset((found,))
+        found.only = found
     return found
 
 
@@ -94,12 +104,17 @@ def make(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
             return concrete(op, size, (a,), width)
     elif a.__class__ is int and args[1].__class__ is int:
         return concrete(op, size, args, width)  # type: ignore[arg-type]
+    key = (op, size, args, width)
+    known = _made.get(key)
+    if known is not None:
+        return known
     rule = _RULES.get(op)
-    if rule is not None:
-        result = rule(size, args, width)
-        if result is not None:
-            return result
-    return plain(op, size, args, width)
+    result = None if rule is None else rule(size, args, width)
+    if result is None:
+        result = plain(op, size, args, width)
+    if result.__class__ is int or result.cost <= COST_LIMIT:  # type: ignore[union-attr]
+        _made[key] = result
+    return result
 
 
 def plain(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
@@ -119,28 +134,50 @@ def evaluate(value: Value, environment: Mapping[Expression, Abstract]) -> Abstra
     if value.__class__ is int:
         return constant(value)
     assert isinstance(value, Expression)
-    if value.op == "symbol":
+    op = value.op
+    if op == "symbol":
         found = environment.get(value)
         return top(value.size) if found is None else found
-    if value.op == "any":
+    if op == "any":
         assert value.value is not None
         return value.value
-    if value.repeats and len(value.symbols) == 1 and not value.weak:
-        exact = _exact(value, environment)
-        if exact is not None:
-            return exact
-    return apply(value.op, value.size, tuple(evaluate(a, environment) for a in value.args), value.width)
-
-
-def _exact(value: Expression, environment: Mapping[Expression, Abstract]) -> Abstract | None:
-    """Try every value of the only symbol, which keeps the relation between its occurrences."""
-    (only,) = value.symbols
+    only = value.only
+    if only is None:
+        return apply(op, value.size, tuple([evaluate(a, environment) for a in value.args]), value.width)
     found = environment.get(only)
+    if found is not None and found is value.seen:
+        assert value.result is not None
+        return value.result
+    exact = _exact(value, only, found) if value.repeats and not value.weak else None
+    if exact is None:
+        exact = apply(op, value.size, tuple([evaluate(a, environment) for a in value.args]), value.width)
+    value.seen, value.result = found, exact
+    return exact
+
+
+def _exact(value: Expression, only: Expression, found: Abstract | None) -> Abstract | None:
+    """Try every value of the only symbol, which keeps the relation between its occurrences."""
     if found is None or found.values is None or len(found.values) > 32:
         return None
-    from sekisho.values.abstract import finite
+    return finite(compute_each(value, only, list(found.values)))
 
-    return finite(compute(value, {only: v}) for v in found.values)
+
+def compute_each(value: Value, only: Expression, numbers: list[int]) -> list[int]:
+    """Return what `value` is when its only symbol is each of `numbers`."""
+    if isinstance(value, int):
+        return [value] * len(numbers)
+    if value is only:
+        return numbers
+    full, width = mask(value.size), value.width
+    if len(value.args) == 1:
+        unary = _UNARY[value.op]
+        return [unary(a, width) & full for a in compute_each(value.args[0], only, numbers)]
+    binary = _BINARY[value.op]
+    left, right = value.args
+    if isinstance(right, int):
+        return [binary(a, right, width) & full for a in compute_each(left, only, numbers)]
+    pairs = zip(compute_each(left, only, numbers), compute_each(right, only, numbers), strict=True)
+    return [binary(a, b, width) & full for a, b in pairs]
 
 
 def compute(value: Value, numbers: Mapping[Expression, int]) -> int:

@@ -141,6 +141,8 @@ class Node:
     """The state that it last returned with."""
     ways: list[Way] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
+    seen: tuple[State, Slots, list[tuple[tuple[int, int, bool], Abstract]]] | None = None
+    """State, its slots, and all that was loaded at the last visit, where it depends on no more."""
 
 
 class OutOfTimeError(Exception):
@@ -204,6 +206,8 @@ class Interpreter:
             if not node.queued:
                 continue
             node.queued = False
+            if self._settled(node):
+                continue
             node.visits += 1
             visits += 1
             if visits > limit or (
@@ -211,6 +215,13 @@ class Interpreter:
             ):
                 raise OutOfTimeError
             self._visit(node)
+
+    def _settled(self, node: Node) -> bool:
+        """Whether a visit would repeat the last one: memory has grown, but not in what the node loads from it."""
+        state, seen = node.state, node.seen
+        if seen is None or state is None or seen[0] is not state or seen[1] is not state.slots:
+            return False
+        return self.memory.unchanged(seen[2])
 
     def enter(self, address: int, kind: EntryKind, reason: str) -> None:
         """Take a function as an entry of this kind."""
@@ -387,6 +398,9 @@ class Interpreter:
         assert node.state is not None
         before = node.state
         state = State(before.registers, before.slots, dict(before.environment))
+        log: list[tuple[tuple[int, int, bool], Abstract]] = []
+        self.memory.log = log
+        node.seen = before, before.slots, log
         node.ways = []
         node.touches = []
         stretch = node.stretch
@@ -431,8 +445,8 @@ class Interpreter:
         """Return the symbol for what a step gives, or the number if there is only one."""
         if found.single is not None:
             return found.single
-        number = node.stretch.segment.steps.index(step)
-        result = symbol(("step", node.number, number), step.size)
+        assert step.result is not None
+        result = symbol(("step", node.number, step.result.name[1]), step.size)
         self.owners[result] = node.activation.routine.function.address
         state.environment[result] = found
         if source:
@@ -650,8 +664,7 @@ class Interpreter:
             count = (last - first) // stride + 1
             if count > 1024:
                 stride, count = max(stride, 1), 1024
-                if not region.writable:
-                    pass
+                node.seen = None
                 found = self._whole(node, region, first, last, stride, size)
                 return self._result(node, state, step, found, f"{region.name}[…]")
             places = [first + i * stride for i in range(count)]
@@ -724,7 +737,7 @@ class Interpreter:
                 if not self.is_stack(address):
                     self._leak_into(address, state, value)
                 return
-            self._publish_store(node, state, address, size, value)
+            self._publish_store(state, address, size, value, state.abstract(value))
             return
         if places is None:
             extent = self._extent(state, pointer, size)
@@ -763,15 +776,17 @@ class Interpreter:
                     assert old is not None
                     _put(slots, address, size, anything(join(state.abstract(old), stored), size))
                     state.slots = slots
-                self._publish_store(node, state, address, size, value)
+                self._publish_store(state, address, size, value, stored)
 
-    def _publish_store(self, node: Node, state: State, address: int, size: int, value: Value) -> None:
-        if self.memory.region(address) is None:
+    def _publish_store(self, state: State, address: int, size: int, value: Value, stored: Abstract) -> None:
+        region = self.memory.region(address)
+        if region is None:
             if address > 0xFFF:
                 self._leak(state, value, f"stored to {self.memory.name(address)}", "task")
             return
-        self.memory.store(address, size, state.abstract(value))
-        self._leak_into(address, state, value)
+        self.memory.store(address, size, stored)
+        if region.start in self.escaped:
+            self._leak(state, value, f"stored in {region.name}", "task")
 
     def _leak_into(self, address: int, state: State, value: Value) -> None:
         region = self.memory.region(address)
@@ -930,6 +945,7 @@ class Interpreter:
 
     def copy(self, node: Node, state: State, address: int, to: Value, source: Value, length: Value) -> None:
         """`length` bytes go from one place to another."""
+        node.seen = None
         size = state.abstract(length).single
         places, origins = self._places(state, to, 1), self._places(state, source, 1)
         if size is None or size > 1024 or not places or not origins or len(places) > 16 or len(origins) > 16:
@@ -1672,6 +1688,10 @@ def _slot(slots: Slots, address: int, size: int) -> Value | None:
 
 def _put(slots: Slots, address: int, size: int, value: Value) -> None:
     """Replace what `size` bytes at `address` hold; the rest of what it overlaps stays."""
+    there = slots.get(address)
+    if there is not None and there[0] == size:
+        slots[address] = (size, value)  # slots do not overlap
+        return
     for start in range(address - 15, address + size):
         found = slots.get(start)
         if found is None or start + found[0] <= address or (start == address and found[0] == size):

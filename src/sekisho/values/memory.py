@@ -50,7 +50,10 @@ class Memory:
         self.frozen = False
         """Whether stores are ignored."""
         self.found: dict[int, Region | None] = {}
-        self.loaded: dict[tuple[int, int, bool], Abstract] = {}
+        self.loaded: dict[int, dict[tuple[int, int, bool], Abstract]] = {}
+        """What was loaded since it last changed, by address / 8; then address, size, and whether `early`."""
+        self.log: list[tuple[tuple[int, int, bool], Abstract]] = []
+        """What readers have loaded; whoever wants to know puts an empty one here."""
         self.initial: dict[int, tuple[int, Abstract]] = {}
         """Contents that replace the file's: module parameters."""
         self.overwritten: set[int] | None = None
@@ -64,6 +67,7 @@ class Memory:
         start = HEAP_FIRST[self.word] + len(self.heaps) * HEAP_STEP[self.word]
         region = Region(start, start + HEAP_STEP[self.word], name, True, zeroed, True)
         self.heaps.append(region)
+        self.found = {a: r for a, r in self.found.items() if not start <= a < region.end}
         return region
 
     def is_heap(self, address: int) -> bool:
@@ -73,8 +77,6 @@ class Memory:
 
     def region(self, address: int) -> Region | None:
         """Return the object that holds `address`: a symbol's extent, or its section where no symbol says more."""
-        if self.is_heap(address):
-            return self.heaps[(address - HEAP_FIRST[self.word]) // HEAP_STEP[self.word]]
         try:
             return self.found[address]
         except KeyError:
@@ -82,6 +84,8 @@ class Memory:
             return region
 
     def _region(self, address: int) -> Region | None:
+        if self.is_heap(address):
+            return self.heaps[(address - HEAP_FIRST[self.word]) // HEAP_STEP[self.word]]
         found = self.image.symbol_at(address)
         section = self.image.section_at(address)
         if section is None:
@@ -112,14 +116,31 @@ class Memory:
         region = self.region(address)
         if region is None:
             return top(size, f"{self.name(address)} belongs to the kernel")
+        first = address >> 3
         if reader is not None and region.writable:
-            for bucket in range(address >> 3, (address + size + 7) >> 3):
-                self.readers.setdefault(bucket, set()).add(reader)
+            for bucket in range(first, (address + size + 7) >> 3):
+                readers = self.readers.get(bucket)
+                if readers is None:
+                    readers = self.readers[bucket] = set()
+                readers.add(reader)
+        loaded = self.loaded.get(first)
+        if loaded is None:
+            loaded = self.loaded[first] = {}
         key = (address, size, early)
-        known = self.loaded.get(key)
+        known = loaded.get(key)
         if known is None:
-            known = self.loaded[key] = self._load(region, address, size, early)
+            known = loaded[key] = self._load(region, address, size, early)
+        if reader is not None and region.writable:
+            self.log.append((key, known))
         return known
+
+    def unchanged(self, log: list[tuple[tuple[int, int, bool], Abstract]]) -> bool:
+        """Whether the loads of a log would all give the same again."""
+        for (address, size, early), known in log:
+            found = self.load(address, size, None, early)
+            if found is not known and (found != known or found.why != known.why):
+                return False
+        return True
 
     def _load(self, region: Region, address: int, size: int, early: bool) -> Abstract:
         if region.escaped and region.writable:
@@ -182,8 +203,8 @@ class Memory:
         if old is None:
             cells[key] = value
         else:
-            new = join(old, value)
-            if new == old:
+            new = old if value is old else join(old, value)
+            if new is old or new == old:
                 return
             count = self.growth[key] = self.growth.get(key, 0) + 1
             counting = (value.lo > old.hi or value.hi < old.lo) and self.region(value.lo) is None
@@ -242,7 +263,9 @@ class Memory:
             self._notify(bucket << 3, 8)
 
     def _notify(self, address: int, size: int) -> None:
-        self.loaded.clear()
+        # A load that begins up to 63 bytes before (the longest is of 64) may reach `address`.
+        for bucket in range((address - 63) >> 3, ((address + size - 1) >> 3) + 1):
+            self.loaded.pop(bucket, None)
         for bucket in range(address >> 3, ((address + size - 1) >> 3) + 1):
             readers = self.readers.get(bucket)
             if readers:

@@ -90,7 +90,7 @@ def _walks(value: Value) -> bool:
 class Joiner:
     """Merges states at one node. Places on which the ways differ get a symbol of the node, with all their values."""
 
-    __slots__ = ("extent", "growth", "owner", "sources")
+    __slots__ = ("environment", "extent", "growth", "mine", "owner", "sources")
 
     def __init__(
         self, owner: int, extent: Callable[[Abstract], tuple[int, int] | None], sources: dict[Expression, str]
@@ -100,10 +100,17 @@ class Joiner:
         self.extent = extent
         """Gives first address and end of the object that addresses point into: where growing pointers stop."""
         self.growth: dict[object, int] = {}
+        self.environment: dict[Expression, Abstract] | None = None
+        self.mine: set[Expression] = set()
+        """The node's own symbols in `environment`, which is that of the state joined last."""
 
     def join(self, old: State, new: State, loop: bool, thresholds: Iterable[int], why: str) -> State | None:
         """Return the merged state, or None if `new` adds nothing to `old`. `loop`: growing sets are widened."""
-        mine = {s for s in old.environment if s.name[0] == "join" and s.name[1] == self.owner}
+        if self.environment is not old.environment:
+            owner = self.owner
+            self.mine = {s for s in old.environment if s.name[0] == "join" and s.name[1] == owner}
+            self.environment = old.environment
+        mine = self.mine
         stale = self._stale(old, new, mine)
         registers: dict[Place, Value] = {}
         slots: Slots = {}

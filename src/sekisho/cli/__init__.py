@@ -5,6 +5,9 @@ an example). Exit codes are the same everywhere: 0 done, 1 a finding (a denial, 
 bad input.
 """
 
+import atexit
+import gc
+import os
 import sys
 from importlib import import_module
 
@@ -49,3 +52,18 @@ def main() -> None:
     except SekishoError as error:
         print(f"sekisho: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as done:
+        if not gc.isenabled() and isinstance(done.code, int):
+            _leave(done.code)
+        raise
+
+
+def _leave(code: int) -> None:
+    """End the program without freeing its objects one by one: with a million of them that takes a tenth of its time."""
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # nobody reads the output any more: Python's own way out deals with that
+    os._exit(code)

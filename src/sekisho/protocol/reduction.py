@@ -59,7 +59,9 @@ class _Move:
     def then(self, after: "_Move") -> "_Move":
         """Return this move and `after` taken as one."""
         sets = {name: fold(substitute(tree, self.sets)) for name, tree in after.sets.items()}
-        when = fold(Binary("and", self.when, substitute(after.when, self.sets)))
+        when = fold(substitute(after.when, self.sets))
+        if self.when != _TRUE:
+            when = self.when if when == _TRUE else fold(Binary("and", self.when, when))
         return _Move(after.to, when, {**self.sets, **sets})
 
     def bare(self) -> bool:

@@ -51,7 +51,7 @@ static void show_late(struct machine *machine, const struct walk *walk, const st
 	uint32_t count = walk->vague ? machine->protocol->node_count : walk->count;
 
 	for (uint32_t i = 0; i < count && !is_full(denial); i++) {
-		struct run state = walk->vague ? walk->joined[i] : walk->states[i];
+		struct run state = walk->vague ? late_run(machine, walk, i) : walk->states[i];
 		const struct table_node *node;
 
 		if (walk->vague && !(walk->reach[i / 32] >> i % 32 & 1))

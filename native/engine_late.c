@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_WALKED 512u      /* states of one run, its locals included; past it, one for each node */
+#define MOST_WALKED 128u      /* states of one run, its locals included; past it, one for each node */
 #define MOST_FATE 32u
-#define WALK_SLOTS 1024u
+#define WALK_SLOTS 256u
 #define MOST_HEADS 8192u      /* of all runs of one step */
-#define MOST_WALK_WORK 16384u /* states found in one step; past it, nodes with any locals */
+#define MOST_WALK_WORK 8192u /* states found in one step; past it, nodes with any locals */
 
 enum fate { FATE_KNOWN = 1, FATE_ENDS = 2, FATE_MOVES = 4 };
 
@@ -56,7 +56,6 @@ static void find_node(struct machine *machine, struct walk *walk, uint32_t node,
 		memcpy(at, run, machine->store->runs.stride);
 	at->node = node;
 	at->area = NOTHING;
-	at->any |= machine->walk_work > MOST_WALK_WORK ? all_locals(machine) : 0;
 	join_run(at, run, machine->local_count);
 	if (found && at->any == any)
 		return;
@@ -67,7 +66,14 @@ static void find_node(struct machine *machine, struct walk *walk, uint32_t node,
 	walk->queued[bit / 32] |= 1u << bit % 32;
 }
 
-/* Takes the silent edges among `count` that are open for the run. */
+static void find_blindly(struct walk *walk, uint32_t bit, uint32_t node)
+{
+	if (!(walk->reach[bit / 32] >> bit % 32 & 1))
+		walk->queue[walk->waiting++] = node;
+	walk->reach[bit / 32] |= 1u << bit % 32;
+}
+
+/* Takes the silent edges among `count` that are open for the run; all of them when blind. */
 static void walk_edges(struct machine *machine, struct walk *walk, uint32_t first, uint32_t count, const struct run *run)
 {
 	for (uint32_t i = first; i < first + count; i++) {
@@ -77,6 +83,11 @@ static void walk_edges(struct machine *machine, struct walk *walk, uint32_t firs
 		struct run after;
 
 		walk->moves |= !silent;
+		if (silent && walk->blind) {
+			if (edge->to != TABLE_END)
+				find_blindly(walk, edge->to - machine->protocol->nodes, edge->to);
+			continue;
+		}
 		if (!silent || !edge_open(machine, edge, &machine->unknown_values, run))
 			continue;
 		walk->ends |= edge->to == TABLE_END;
@@ -122,24 +133,48 @@ static void begin_walk(const struct machine *machine, struct walk *walk)
 	memset(walk->queued, 0, machine->store->areas.stride);
 	walk->most = MOST_WALKED;
 	walk->count = walk->waiting = 0;
-	walk->vague = walk->ends = walk->moves = false;
+	walk->vague = walk->blind = walk->ends = walk->moves = false;
 }
 
-/* Finds every state, or where these are too many every node, that the run may have reached silently. */
+/*
+ * Finds every state that the run may have reached silently; where these are too many, what locals it may have at each node; and
+ * where that was done too often in this step, only the nodes.
+ */
 void late_walk(struct machine *machine, struct walk *walk, const struct run *run)
 {
+	uint32_t nodes = machine->protocol->nodes;
+
 	begin_walk(machine, walk);
-	walk->vague = run->area != NOTHING || machine->walk_work > MOST_WALK_WORK / 2;
+	walk->blind = machine->walk_work > MOST_WALK_WORK;
+	walk->vague = walk->blind || run->area != NOTHING;
+	walk->run = *run;
 	if (!walk->vague) {
 		find_state(machine, walk, run);
 		walk_states(machine, walk);
 	}
 	if (!walk->vague)
 		return;
-	for (uint32_t node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
-	     node = next_node(machine, run, node + 1))
-		find_node(machine, walk, node, run);
+	for (uint32_t node = next_node(machine, run, nodes); node != NOTHING; node = next_node(machine, run, node + 1)) {
+		if (walk->blind)
+			find_blindly(walk, node - nodes, node);
+		else
+			find_node(machine, walk, node, run);
+	}
 	walk_nodes(machine, walk);
+}
+
+/* The run as it may be at a node that a vague walk has reached. */
+struct run late_run(const struct machine *machine, const struct walk *walk, uint32_t bit)
+{
+	struct run run = walk->blind ? walk->run : walk->joined[bit];
+
+	if (walk->blind) {
+		run.node = machine->protocol->nodes + bit;
+		run.area = NOTHING;
+		run.any = all_locals(machine);
+		memset(run.local, 0, sizeof run.local);
+	}
+	return run;
 }
 
 /* The same for a run of this kind that has opened silently. */
@@ -243,6 +278,7 @@ static void add_head(struct machine *machine, const struct run *run)
 static void add_heads(struct machine *machine, const struct walk *walk)
 {
 	uint32_t nodes = machine->protocol->nodes, stamp = machine->fit_stamp, last = NOTHING;
+	struct run run;
 
 	for (uint32_t i = 0; i < walk->count && !walk->vague; i++) {
 		const struct table_node *node = &machine->table->nodes[walk->states[i].node];
@@ -264,7 +300,8 @@ static void add_heads(struct machine *machine, const struct walk *walk)
 		    !(walk->reach[(from - nodes) / 32] >> (from - nodes) % 32 & 1))
 			continue;
 		last = from;
-		add_head(machine, &walk->joined[from - nodes]);
+		run = late_run(machine, walk, from - nodes);
+		add_head(machine, &run);
 	}
 }
 

@@ -84,7 +84,7 @@ struct transition {
 };
 
 /* What a run may have reached silently: states, or when `vague` a joined one
- * for each node in `reach`; whether it may end, or go to a place. */
+ * for each node in `reach`, or when `blind` just these; whether it may end, or go to a place. */
 struct walk {
 	struct run *states;
 	uint32_t *slots; /* state + 1, by hash */
@@ -92,7 +92,8 @@ struct walk {
 	struct run *joined; /* by node */
 	uint32_t *queue;
 	uint32_t count, most, waiting;
-	bool vague, ends, moves;
+	bool vague, blind, ends, moves;
+	struct run run; /* where it began */
 };
 
 /* States from which a run may take the event of this step: `count` of the machine's heads. */
@@ -173,6 +174,7 @@ void late_clear(struct machine *machine);   /* before the store is emptied: it f
 void late_restamp(struct machine *machine); /* stamps begin again */
 void late_walk(struct machine *machine, struct walk *walk, const struct run *run);
 bool late_ends(struct machine *machine, const struct run *run, bool *moves); /* it may end silently; it may go on to a place */
+struct run late_run(const struct machine *machine, const struct walk *walk, uint32_t bit);
 struct heads late_heads(struct machine *machine, uint32_t run);
 struct heads late_starts(struct machine *machine, uint32_t kind);
 

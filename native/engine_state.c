@@ -209,6 +209,7 @@ static void flush(struct machine *machine)
 	machine->current = store_set(new, machine->list, set->count);
 	late_clear(machine);
 	machine->store = new;
+	machine->beginning = NOTHING;
 	memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
 	machine->flushes++;
 }
@@ -400,6 +401,7 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->current = step_forget(machine, true);
 	if (machine->current == NOTHING)
 		return false;
+	machine->beginning = NOTHING;
 	machine_reset(machine);
 	return true;
 }
@@ -427,22 +429,32 @@ void machine_close(struct machine *machine)
  */
 static void restart(struct machine *machine, uint32_t (*begin)(struct machine *machine, bool late))
 {
+	bool *hopeless = begin == step_begin ? &machine->begins_late : &machine->forgets_late;
 	uint32_t (*const choices[])(struct machine *machine, bool late) = { begin, begin, step_forget };
 
 	machine->strain = 0;
 	if (machine->misses > 0)
 		memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
-	machine->current = NOTHING;
-	for (int i = 0; i < 3 && machine->current == NOTHING; i++) {
+	machine->current = machine->beginning = NOTHING;
+	for (int i = *hopeless; i < 3 && machine->current == NOTHING; i++) {
 		late_clear(machine);
 		store_clear(machine->store);
 		machine->merges += i > 0;
 		machine->current = choices[i](machine, i > 0);
+		*hopeless |= i == 0 && machine->current == NOTHING;
 	}
 	if (machine->current != NOTHING)
 		account(machine, machine->current);
 }
 
-void machine_reset(struct machine *machine) { restart(machine, step_begin); }
+void machine_reset(struct machine *machine)
+{
+	if (machine->beginning == NOTHING) {
+		restart(machine, step_begin);
+		machine->beginning = machine->current;
+	}
+	machine->strain = 0;
+	machine->current = machine->beginning;
+}
 
 void machine_forget(struct machine *machine) { restart(machine, step_forget); }

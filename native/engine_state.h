@@ -107,6 +107,8 @@ struct machine {
 	uint32_t number, budget, run_words, local_count;
 	struct store stores[2], *store;
 	uint32_t current;
+	bool begins_late, forgets_late; /* the exact set was too much once, so it always is */
+	uint32_t beginning; /* the set that a reset goes back to; NOTHING when the store has lost it */
 	struct transition *transitions;
 	uint32_t transition_mask, turn;
 

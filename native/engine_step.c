@@ -484,7 +484,7 @@ static void list_merged(struct machine *machine, uint32_t number)
 
 #define LATE_BUDGET 16 /* each costs more, and there is less to tell them apart by */
 #define WORK 16		/* alternatives that an exact step may make for each that it may keep, repeats included */
-#define LATE_WORK 8192 /* that a late one may make */
+#define LATE_WORK 4096 /* that a late one may make */
 
 static uint32_t budget_of(const struct machine *machine)
 {

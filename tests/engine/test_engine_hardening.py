@@ -1,6 +1,6 @@
 """The engine under fuzzers, sanitizers, threads and valgrind, and with system calls forbidden.
 
-SEKISHO_FUZZ_SECONDS lengthens the fuzzing (8 seconds for each of the two targets otherwise).
+SEKISHO_FUZZ_SECONDS lengthens the fuzzing (8 seconds for each of the targets otherwise).
 """
 
 import os
@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from crowded import crowded
 from msgspec.structs import replace
 from test_engine_protocols import ARMED, COMMAND, GATED, NESTED, policy
 
@@ -27,6 +28,8 @@ TABLES = {
     ),
     "small": policy(NESTED, budget=2),
     "empty": policy(),
+    "crowded": policy(crowded(40)),
+    "crowded and small": policy(crowded(8, 3), budget=4),
 }
 
 needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
@@ -49,8 +52,10 @@ def build(folder: Path, name: str, *flags: str, compiler: str = "clang") -> Path
 
 
 @needs_clang
-@pytest.mark.parametrize("target", ["fuzz_table", "fuzz_events"])
-def test_fuzzing_finds_nothing(target: str, tmp_path: Path, tables: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "table"), [("fuzz_table", ""), ("fuzz_events", "several"), ("fuzz_events", "crowded and small")]
+)
+def test_fuzzing_finds_nothing(target: str, table: str, tmp_path: Path, tables: Path) -> None:
     program = build(tmp_path, target, "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -59,7 +64,7 @@ def test_fuzzing_finds_nothing(target: str, tmp_path: Path, tables: Path) -> Non
     limits = [f"-max_total_time={SECONDS}", "-max_len=16384", "-timeout=20", "-rss_limit_mb=2048", "-close_fd_mask=1"]
     result = subprocess.run(
         [program, *limits, str(corpus)],
-        env={**os.environ, "SEKISHO_FUZZ_TABLE": str(tables / "several")},
+        env={**os.environ, "SEKISHO_FUZZ_TABLE": str(tables / table)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -141,6 +141,8 @@ class Node:
     """The state that it last returned with."""
     ways: list[Way] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
+    stored: dict[int, tuple[list[int], Abstract, Step]] = field(default_factory=dict)
+    """What an instruction last stored where, if that is not on the stack."""
     seen: tuple[State, Slots, list[tuple[tuple[int, int, bool], Abstract]]] | None = None
     """State, its slots, and all that was loaded at the last visit, where it depends on no more."""
 
@@ -670,16 +672,21 @@ class Interpreter:
             places = [first + i * stride for i in range(count)]
         found_set: Abstract | None = None
         early = self._early(state)
+        load = self.memory.load
+        first_stack = STACK_FIRST[self.word]
+        end_of_stacks = first_stack + (self.stacks + 1) * STACK_STEP[self.word]
         for address in places:
-            if self.is_stack(address):
+            if first_stack <= address < end_of_stacks:
                 value = _slot(state.slots, address, size)
                 part = top(size, "what the stack holds here is not known") if value is None else state.abstract(value)
             else:
-                part = self.memory.load(address, size, node, early)
+                part = load(address, size, node, early)
                 if early:
                     value = _slot(state.slots, address, size)
                     if value is not None:
                         part = state.abstract(value)
+            if part is found_set:
+                continue
             found_set = part if found_set is None else join(found_set, part)
             if found_set.values is None and found_set.hi == mask(size) and found_set.why:
                 break
@@ -756,8 +763,15 @@ class Interpreter:
                 return
             places = [first + i * stride for i in range(count)]
         stored = state.abstract(value)
+        plain = not self._early(state)
+        if plain:
+            # Cells only grow: what was stored here at the last visit is still in them.
+            known = node.stored.get(step.address)
+            if known is not None and known[0] is places and known[1] is stored and known[2] is step:
+                return
         for address in places:
             if self.is_stack(address):
+                plain = False
                 slots = dict(state.slots)
                 for start, (length, old) in list(slots.items()):
                     if start < address + size and address < start + length:
@@ -777,6 +791,8 @@ class Interpreter:
                     _put(slots, address, size, anything(join(state.abstract(old), stored), size))
                     state.slots = slots
                 self._publish_store(state, address, size, value, stored)
+        if plain:
+            node.stored[step.address] = places, stored, step
 
     def _publish_store(self, state: State, address: int, size: int, value: Value, stored: Abstract) -> None:
         region = self.memory.region(address)

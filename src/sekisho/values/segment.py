@@ -328,10 +328,14 @@ def _repeats(instruction: Instruction) -> bool:
     )
 
 
+_NOWHERE: frozenset[Place] = frozenset()
+
+
 def _places(value: Value) -> frozenset[Place]:
+    """Return the registers that a value is made of."""
     if isinstance(value, int):
-        return frozenset()
-    return frozenset(s.name[1] for s in value.symbols if s.name[0] == "register")  # type: ignore[misc]
+        return _NOWHERE
+    return frozenset([s.name[1] for s in value.symbols if s.name[0] == "register"])  # type: ignore[misc]
 
 
 def _dead_flags(instructions: list[Instruction], convention: Convention) -> list[frozenset[int]]:

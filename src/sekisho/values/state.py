@@ -113,7 +113,6 @@ class Joiner:
         mine = self.mine
         stale = self._stale(old, new, mine)
         registers: dict[Place, Value] = {}
-        slots: Slots = {}
         sets: dict[Expression, Abstract] = {}
         groups: dict[tuple[Value, Value], Expression] = {}
         taken: set[Expression] = set()
@@ -157,27 +156,30 @@ class Joiner:
                     continue
             size = a.size if isinstance(a, Expression) else b.size if isinstance(b, Expression) else 8
             registers[place] = merge(place, size, a, b)
-        if old.slots is new.slots and not stale:
-            slots = old.slots
-        else:
-            theirs_slots = new.slots
-            for address, entry in old.slots.items():
-                other = theirs_slots.get(address)
-                size, a = entry
-                if other is entry and (a.__class__ is int or not stale):
-                    slots[address] = entry
-                    continue
+        slots = old.slots
+        if slots is not new.slots or stale:
+            # Most slots are the same on both ways.
+            other_at = new.slots.get
+            if stale:
+                todo = [(k, e) for k, e in slots.items() if e[1].__class__ is not int or other_at(k) is not e]
+            else:
+                todo = [(k, e) for k, e in slots.items() if other_at(k) is not e]
+            for address, (size, a) in todo:
+                other = other_at(address)
                 if other is None or other[0] != size:
                     changed = True
+                    if slots is old.slots:
+                        slots = dict(slots)
+                    del slots[address]
                     continue
                 if a is other[1] or a == other[1]:  # noqa: SIM102
                     if a.__class__ is int or not stale or stale.isdisjoint(a.symbols):  # type: ignore[union-attr]
-                        slots[address] = entry
                         continue
                 merged_value = merge(address, size, a, other[1])
-                slots[address] = entry if merged_value is a else (size, merged_value)
-            if len(slots) == len(old.slots) and all(slots[k] is v for k, v in old.slots.items()):
-                slots = old.slots
+                if merged_value is not a:
+                    if slots is old.slots:
+                        slots = dict(slots)
+                    slots[address] = (size, merged_value)
         result = State(registers, slots, sets)
         environment: dict[Expression, Abstract] = {}
         for used in result.symbols():

@@ -483,7 +483,7 @@ static void list_merged(struct machine *machine, uint32_t number)
 #define MOST_STRAIN (128 * STRAIN_OF_MERGE)
 
 #define LATE_BUDGET 16 /* each costs more, and there is less to tell them apart by */
-#define WORK 16		/* alternatives that an exact step may make for each that it may keep, repeats included */
+#define WORK 256		/* alternatives that an exact step may make for each that it may keep, repeats included */
 #define LATE_WORK 4096 /* that a late one may make */
 
 static uint32_t budget_of(const struct machine *machine)
@@ -545,7 +545,7 @@ static void list_draft(struct machine *machine, struct draft *draft)
 
 	if (draft->alternative.late)
 		forget_globals(&draft->values, machine->shifting, machine->protocol->global_count);
-	if (++machine->work > (machine->late ? LATE_WORK : WORK * machine->budget))
+	if (++machine->work > (machine->late ? LATE_WORK : machine->budget * (machine->budget < WORK ? machine->budget : WORK)))
 		machine->tired = machine->full = true;
 	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
 	if (draft->alternative.values != NOTHING)

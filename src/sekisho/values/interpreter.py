@@ -406,9 +406,10 @@ class Interpreter:
         node.ways = []
         node.touches = []
         stretch = node.stretch
-        gone = frozenset(s for s in state.environment if s.name[0] == "step" and s.name[1] == node.number)
+        number = node.number
+        gone = [s for s in state.environment if s.name[0] == "step" and s.name[1] == number]
         if gone:
-            rename(state, gone, node.number)
+            rename(state, frozenset(gone), number)
         program = program_of(stretch)
         values: list[Value] = list(program.constants)
         registers = state.registers
@@ -1532,7 +1533,7 @@ class Interpreter:
             return
         arguments = [state.registers.get(place) for place in convention.arguments]
         # A parameter is set at every call: the fewest registers that were set is all there can be.
-        count = next((i for i, value in enumerate(arguments) if value is None), len(arguments))
+        count = arguments.index(None) if None in arguments else len(arguments)
         count = self.arity[name] = min(count, self.arity.get(name, count))
         arguments = [value if i < count else None for i, value in enumerate(arguments)]
         result = self._effect(node, after, call, name, arguments)

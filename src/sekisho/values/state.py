@@ -33,8 +33,9 @@ class State:
         for value in self.registers.values():
             if value.__class__ is not int:
                 found |= value.symbols  # type: ignore[union-attr]
-        for value in [v for _, v in self.slots.values() if v.__class__ is not int]:
-            found |= value.symbols  # type: ignore[union-attr]
+        for _, value in self.slots.values():
+            if value.__class__ is not int:
+                found |= value.symbols  # type: ignore[union-attr]
         return found
 
     def compact(self) -> None:

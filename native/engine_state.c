@@ -252,8 +252,11 @@ static void loosen(struct machine *machine)
 	uint32_t set;
 
 	machine->merges++;
-	flush(machine);
 	set = step_loosen(machine, machine->current, few);
+	if (set == NOTHING) {
+		flush(machine);
+		set = step_loosen(machine, machine->current, few);
+	}
 	if (set == NOTHING) {
 		flush(machine);
 		set = step_forget(machine, true);
@@ -272,9 +275,12 @@ static uint32_t compute(struct machine *machine, const struct step *step)
 	}
 	if (next == NOTHING) {
 		/* Everything is possible, which is never wrong, and is one alternative without runs. */
-		flush(machine);
 		machine->merges++;
 		next = step_forget(machine, true);
+		if (next == NOTHING) {
+			flush(machine);
+			next = step_forget(machine, true);
+		}
 	}
 	if (!(next & DENIED))
 		account(machine, next);
@@ -331,7 +337,8 @@ uint32_t machine_step(struct machine *machine, const struct step *step)
 	/* Most writes are judged by their value and most reads cannot be, so that one look is mostly enough. */
 	bool first = step->direction == SEKISHO_OUT || step->kind != STEP_REQUEST;
 	const struct transition *known = find(machine, step, first);
-	uint32_t next;
+	uint64_t flushes;
+	uint32_t next, from;
 
 	machine->strain -= machine->strain > 0;
 	if (known == NULL)
@@ -343,7 +350,12 @@ uint32_t machine_step(struct machine *machine, const struct step *step)
 	machine->misses++;
 	if (step->vcpu != SEKISHO_NO_VCPU && step->vcpu >= machine->vcpus)
 		machine->vcpus = step->vcpu + 1;
+	from = machine->current;
+	flushes = machine->flushes;
 	next = compute(machine, step);
+	/* What follows on the loosened set may follow on the set before it; a denial keeps that one. */
+	if (machine->flushes == flushes)
+		machine->current = from;
 	/* The first element is not all of a string's data, and the key holds no more. */
 	if (!(machine->by_value && step->count != 1))
 		remember(machine, step, machine->by_value, next);

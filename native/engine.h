@@ -5,7 +5,7 @@
  *
  * Work is bounded: a step that the cache does not know makes at most 256 alternatives for each of the budget's, then, where that
  * is not enough, at most 4096 with silent steps taken late (engine_late.c), twice; after that every state is taken as possible.
- * The slowest event of the recorded traces took 17 ms of processor time under a late policy of 5,000 nodes.
+ * The slowest event of the recorded traces took 20 to 25 ms of processor time (5,000 nodes, late).
  *
  * What stands between the two cffi marks is also read by Python (sekisho.engine.library): plain declarations only there.
  */

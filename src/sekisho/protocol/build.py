@@ -76,7 +76,11 @@ def _protocol(
             entries=entries,
             nodes=nodes,
             slots=dict(SLOTS),
-            assumptions=(Note("slots", "no more runs of a kind are open at once than the slots say"), *assumed),
+            assumptions=(
+                *(Note(each, text) for each, text in analysis.assumptions),
+                *assumed,
+                Note("slots", "no more runs of a kind are open at once than the slots say"),
+            ),
             widened=(*widened, *cut, *notes),
             method=analysis.method,
         )

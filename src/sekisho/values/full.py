@@ -80,7 +80,7 @@ def report(interpreter: Interpreter) -> Analysis:
     widenings = tuple(Widening(address, cause) for address, cause in sorted(interpreter.widened))
     if not interpreter.complete:
         widenings = (Widening(None, "the time limit was reached: every site may do anything"), *widenings)
-    return Analysis("full", sites, widenings)
+    return Analysis("full", sites, widenings, interpreter.options.assumptions())
 
 
 def _site(interpreter: Interpreter, function: Function, instruction: Instruction, nodes: list[Node]) -> SiteAnalysis:

@@ -71,8 +71,12 @@ class SiteAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All sites of a module, by address, and the widenings that belong to no single site."""
+    """All sites of a module, by address, and the widenings that belong to no single site.
+
+    `assumptions` are those the analysis rests on: names with what they mean.
+    """
 
     method: Method
     sites: tuple[SiteAnalysis, ...]
     widenings: tuple[Widening, ...] = ()
+    assumptions: tuple[tuple[str, str], ...] = ()

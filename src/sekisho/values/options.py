@@ -22,3 +22,20 @@ class Options:
     rounds: int = 16
     visits: int = 400_000
     seconds: float | None = None
+
+    def assumptions(self) -> tuple[tuple[str, str], ...]:
+        """Return by name what the analysis takes for granted under these settings, and what that means."""
+        found = [
+            ("index-in-array", "an index, or a pointer that walks, stays inside its object"),
+            ("unknown-pointers", "a store through an unknown pointer does not hit the driver's private variables"),
+        ]
+        if self.assume_default_params:
+            fixed = "".join(f", {name}={value:#x}" for name, value in sorted(self.params.items()))
+            found.append(("default-parameters", f"module parameters have their initial values{fixed}"))
+        if self.init_first:
+            found.append(
+                ("init-first", "nothing else of the driver runs before its init waits, makes a request or ends")
+            )
+        if self.no_wrap:
+            found.append(("no-wrap", "adding an offset to a port does not wrap round"))
+        return tuple(sorted(found))

@@ -56,7 +56,7 @@ def tell(demo: Demo) -> None:
     sites = found["io_sites"]
     resolved = sum(site["resolved"] for site in sites)
     demo.claim(len(sites) > 0, f"{found['instructions']:,} instructions, {len(sites)} of them make I/O requests")
-    demo.claim(resolved > 0, f"for {resolved} of them, ports and values are known exactly")
+    demo.claim(resolved > 0, f"ports and values are resolved for {resolved} of them")
 
     say("\n[bold]2. The filter.[/bold] Which requests the driver can make, in which order, with which values.")
     words = ["build", str(driver), "--device", "isa-fdc", "-o", str(policy)]

@@ -61,6 +61,10 @@ def _protocol(
     addresses, listed = sites(module)
     entries, nodes, cut = expand(program.residual)
     notes = [Note("site", found[at].widened, at=module.image.name(at)) for at in addresses if found[at].widened]
+    lost = [
+        Note("analysis", each.cause, at="" if each.address is None else module.image.name(each.address))
+        for each in analysis.widenings
+    ]
     return minimise(
         Protocol(
             name=name,
@@ -81,7 +85,7 @@ def _protocol(
                 *assumed,
                 Note("slots", "no more runs of a kind are open at once than the slots say"),
             ),
-            widened=(*widened, *cut, *notes),
+            widened=(*widened, *cut, *notes, *lost),
             method=analysis.method,
         )
     )

@@ -9,13 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sekisho.lab import attack, floppy
+from sekisho.errors import SekishoError
+from sekisho.lab import attack, floppy, ide
 
 
 class Machine(StrEnum):
     """The guests that the lab knows."""
 
     floppy = "floppy"
+    ide = "ide"
 
 
 class Kernel(StrEnum):
@@ -57,14 +59,29 @@ def lab(
     qemu: Annotated[Kernel | None, typer.Option(help="Run the QEMU of this Debian suite.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Keep the trace of the guest's requests here.")] = None,
     log: Annotated[Path | None, typer.Option(help="Keep the filter's log here.")] = None,
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="ide: how often each attack is sent.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Start a disposable guest, use its device through its own driver, then attack it, and report.
+    """Start a disposable guest at a device, let it work and attack, with or without the filter, and report.
 
-    Exit code 1 when the work failed, or when under a filter some of it was denied or an attack was let through.
+    `floppy`: a Linux that uses the drive by its own driver, and is then attacked. `ide`: a ROM that sends request
+    sequences which still kill QEMU; only --policy, --attack, --host, --qemu and --runs matter.
+    Exit code 1 when the work failed, or when under a filter some of it was denied, an attack was let through or QEMU
+    died.
 
     Example: sekisho lab floppy --policy floppy.json --attack venom
     """
+    if machine is Machine.ide:
+        if workload is not Workload.standard or trace is not None or log is not None:
+            raise SekishoError("lab ide has no workload, trace or log")
+        named = tuple(name for given in attacks or () for name in (ide.attacks() if given == "all" else [given]))
+        source = None if qemu is None else qemu.value
+        died = ide.run(named, tuple(policy or ()), runs=runs, where=host.value, qemu=source)
+        if as_json:
+            print(json.dumps(ide.document(died), indent=2))
+        else:
+            _show_ide(died)
+        raise typer.Exit(0 if died.kept else 1)
     names = [name for given in attacks or () for name in (_aimed_at_floppy() if given == "all" else [given])]
     plan = floppy.Plan(
         policies=tuple(policy or ()),
@@ -83,6 +100,21 @@ def lab(
     else:
         _show(report)
     raise typer.Exit(0 if report.kept else 1)
+
+
+def _show_ide(report: ide.Report) -> None:
+    console = Console()
+    console.print(f"{report.host} host, {'filtered' if report.filtered else 'not filtered'}")
+    table = Table("attack", "runs", "QEMU", "requests seen", "denied")
+    for name in dict.fromkeys(run.attack for run in report.runs):
+        runs = [run for run in report.runs if run.attack == name]
+        outcomes = ", ".join(
+            f"{outcome} {sum(run.outcome == outcome for run in runs)}"
+            for outcome in dict.fromkeys(run.outcome for run in runs)
+        )
+        seen, denied = sum(run.guarded for run in runs), sum(run.denied for run in runs)
+        table.add_row(name, str(len(runs)), outcomes, str(seen) if report.filtered else "-", str(denied))
+    console.print(table)
 
 
 def _aimed_at_floppy() -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sekisho.errors import SekishoError
+from sekisho.policy.catalogue import device
 
 _FOLDER = Path(__file__).parent / "attacks"
 
@@ -97,6 +98,15 @@ def _requests(events: list[Any]) -> list[Request]:
             if not re.fullmatch(r"(in|out)[bwl]|(read|write)[bwlq]", name) or (len(value) == 1) != ("t" in name):
                 raise ValueError(f"no such request: {event}")
             found.append(Request(name, int(address), int(value[0]) if value else None))
+    return found
+
+
+def guards(name: str) -> set[int]:
+    """Return the addresses that a policy for the catalogue's device `name` guards."""
+    found: set[int] = set()
+    for text in device(name).guarded:
+        first, _, last = text.partition("-")
+        found.update(range(int(first, 16), int(last or first, 16) + 1))
     return found
 
 

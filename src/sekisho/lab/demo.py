@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from sekisho.errors import SekishoError
-from sekisho.lab import cache, debian
+from sekisho.lab import cache, debian, ide
 
 _SEKISHO = (sys.executable, "-c", "from sekisho.cli import main; main()")
 _ATTACK = "venom"
@@ -82,6 +82,38 @@ def tell(demo: Demo) -> None:
     for denial in report["denials"][:1]:
         request = f"{denial['direction']} {denial['address']} from ip {denial['ip']}"
         say(f"  [dim]the first denial: {request}: {denial['reason']}[/dim]", highlight=False)
+    _crash(demo)
+
+
+def _crash(demo: Demo) -> None:
+    demo.console.print(
+        "\n[bold]5. A crash of this very QEMU.[/bold] Launchpad 1681439, sent by a ROM to the IDE controller."
+    )
+    if not ide.bare_metal_works():
+        demo.console.print(
+            "  left out: /dev/kvm runs no bare-metal guest here (sekisho lab ide --host nested does it, slowly)"
+        )
+        return
+    policy = cache.folder("lab", "demo") / "pata.json"
+    words = [
+        "build",
+        str(debian.grub() / "pata.mod"),
+        "--device",
+        "piix-ide",
+        "--match",
+        "sequence",
+        "--firmware",
+        "deny",
+    ]
+    shown = "build pata.mod --device piix-ide --match sequence --firmware deny -o pata.json"
+    demo.command(*words, "-o", str(policy), shown=shown)
+    words = ["lab", "ide", "--attack", "lp1681439", "--json"]
+    bare = json.loads(demo.command(*words, shown="lab ide --attack lp1681439"))["runs"][0]
+    demo.claim(bare["code"] < 0, f"without the filter QEMU {bare['outcome']}")
+    shown = "lab ide --attack lp1681439 --policy pata.json"
+    kept = json.loads(demo.command(*words, "--policy", str(policy), shown=shown))["runs"][0]
+    denied = f"{kept['denied']} of its {kept['guarded']} requests to the controller denied"
+    demo.claim(kept["lived"], f"with GRUB's own IDE driver as the filter it {kept['outcome']}: {denied}")
 
 
 def _lab(demo: Demo, *words: str, shown: str) -> dict[str, Any]:

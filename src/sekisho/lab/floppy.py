@@ -211,15 +211,6 @@ def _trace(path: Path) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def guards(name: str) -> set[int]:
-    """Return the addresses that a policy for the catalogue's device `name` guards."""
-    found: set[int] = set()
-    for text in device(name).guarded:
-        first, _, last = text.partition("-")
-        found.update(range(int(first, 16), int(last or first, 16) + 1))
-    return found
-
-
 def _count(
     report: Report,
     events: list[dict[str, Any]],
@@ -229,7 +220,7 @@ def _count(
 ) -> None:
     """Fill in the report's numbers from the trace of requests and the device's own log."""
     seen = log.read_bytes() if log.exists() else b""
-    floppy = guards("isa-fdc")
+    floppy = attack.guards("isa-fdc")
     guarded = [
         event for event in events if not floppy.isdisjoint(range(event["address"], event["address"] + event["width"]))
     ]
@@ -243,7 +234,7 @@ def _count(
         report.events = report.guarded_events = report.device_events
     sent = iter([event for event in events if event.get("mark") == "attack"])
     for number, (name, (each, requests)) in enumerate(forms.items()):
-        owned = guards(each.device)
+        owned = attack.guards(each.device)
         # Memory requests make no exit: their target is the guest's own memory.
         ports = [request for request in requests if request.port]
         aimed = [request for request in ports if not owned.isdisjoint(address for address, _ in request.bytes())]

@@ -1,7 +1,7 @@
 """The IDE lab: two public request sequences that still kill QEMU by its PIIX controller, sent from a ROM.
 
-The ROM is the attacker, so a policy for it must not trust firmware. Whether QEMU lived is told by its exit code, whether
-the guest got to its end by what the ROM told the debug console: the filter has no part in either.
+The ROM is the attacker, so a policy for it must not trust firmware. Whether QEMU lived is told by its exit code, and
+whether the guest got to its end by what the ROM told the debug console: the filter has no part in either.
 """
 
 import json

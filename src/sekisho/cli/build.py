@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sekisho.cli.options import Method, Parameters, Without, analysis_options
 from sekisho.errors import SekishoError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sekisho.flow import Module
     from sekisho.policy import Device
     from sekisho.protocol.model import Protocol
+    from sekisho.values.options import Options
 
 
 def build(
@@ -22,9 +24,9 @@ def build(
         list[str] | None,
         typer.Option(metavar="NAME", help="QEMU device to guard; found by the driver's ports if left out."),
     ] = None,
-    method: Annotated[
-        Literal["full", "backward"], typer.Option(help="The analysis: ours, or that of the 2019 paper.")
-    ] = "full",
+    method: Annotated[Method, typer.Option(help="The analysis: ours, or that of the 2019 paper.")] = "full",
+    param: Parameters = None,
+    without_assumption: Without = None,
     match: Annotated[
         Literal["ip", "sequence"], typer.Option(help="Whether an event must come from the driver's own instruction.")
     ] = "ip",
@@ -52,8 +54,11 @@ def build(
 
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
+    options = analysis_options(files, param, without_assumption, method)
     owned = tuple(map(known, device or ()))
-    protocols = [_protocol(recover(load(file)), method, owned, file.name.partition(".")[0], guards) for file in files]
+    protocols = [
+        _protocol(recover(load(file)), method, options, owned, file.name.partition(".")[0], guards) for file in files
+    ]
     devices = owned or devices_of(protocols)
     policy = Policy(
         version=VERSION,
@@ -72,7 +77,9 @@ def build(
         )
 
 
-def _protocol(module: "Module", method: str, devices: "Sequence[Device]", name: str, guards: bool) -> "Protocol":
+def _protocol(
+    module: "Module", method: Method, options: "Options", devices: "Sequence[Device]", name: str, guards: bool
+) -> "Protocol":
     from sekisho.protocol.build import build, build_guarded
 
     if method == "backward":
@@ -82,11 +89,11 @@ def _protocol(module: "Module", method: str, devices: "Sequence[Device]", name: 
     from sekisho.values import full
 
     if not guards:
-        return build(module, full.analyze(module), name=name)
+        return build(module, full.analyze(module, options), name=name)
     from sekisho.policy.address import parse_ranges
     from sekisho.protocol.facts import Observer
 
-    observer = full.interpret(module, kind=Observer)
+    observer = full.interpret(module, options, kind=Observer)
     assert isinstance(observer, Observer)
     owned = [each for device in devices for each in parse_ranges(device.guarded, device.space)]
     return build_guarded(module, full.report(observer), observer.facts(), owned, name=name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sekisho.cli.analyze import Method, chosen
+from sekisho.cli.options import Method, Parameters, Without, analysis_options
 from sekisho.errors import SekishoError
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ def explain(
     site: Annotated[
         str, typer.Argument(metavar="SITE", help="Section and offset (.text+0x1804), or address, as `analyze` shows.")
     ],
-    method: Annotated[Method, typer.Option(help="The analysis to explain.")] = Method.full,
+    method: Annotated[Method, typer.Option(help="The analysis to explain.")] = "full",
+    param: Parameters = None,
+    without_assumption: Without = None,
 ) -> None:
     """Explain one I/O instruction: ports, values, calling contexts, the slice that decides them, lost precision.
 
@@ -27,14 +29,15 @@ def explain(
     from sekisho.flow import recover
     from sekisho.image import load
     from sekisho.report.explanation import print_explanation
-    from sekisho.values import backward
+    from sekisho.values import backward, full
 
+    options = analysis_options([file], param, without_assumption, method)
     module = recover(load(file))
     address = _address(module.image, site)
     if all(instruction.address != address for _, instruction in module.sites):
         raise SekishoError(f"{site} is no I/O instruction; `sekisho analyze {file}` lists them", source=file)
     slices = backward.analyze(module)
-    analysis = slices if method is Method.backward else chosen(method)(module)
+    analysis = slices if method == "backward" else full.analyze(module, options)
     found, slice_of = (
         next(each for each in sites if each.address == address) for sites in (analysis.sites, slices.sites)
     )

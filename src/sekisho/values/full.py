@@ -9,12 +9,12 @@ import time
 from sekisho.flow.model import Function, Module
 from sekisho.lift import Instruction
 from sekisho.values import abstract, condition, expression
-from sekisho.values.abstract import Abstract, constant, top
+from sekisho.values.abstract import constant, top
 from sekisho.values.grade import Grade, grade_port, grade_value
 from sekisho.values.interpreter import Interpreter, Node, OutOfTimeError
 from sekisho.values.model import Analysis, Kind, SiteAnalysis, SiteContext, Widening
 from sekisho.values.options import Options
-from sekisho.values.parameters import parameters
+from sekisho.values.parameters import fixed, parameters
 
 _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "unknown")
 
@@ -28,17 +28,7 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     interpreter = kind(module, options)
     if options.seconds is not None:
         interpreter.deadline = time.process_time() + options.seconds
-    for parameter in parameters(module.image):
-        fixed = options.params.get(parameter.name)
-        if fixed is not None:
-            value: Abstract | None = constant(fixed & ((1 << (8 * parameter.size)) - 1))
-        elif options.assume_default_params:
-            value = None
-        else:
-            value = top(parameter.size)
-            interpreter.settable[parameter.address] = parameter.name
-        if value is not None:
-            interpreter.memory.initial[parameter.address] = parameter.size, value
+    _set_parameters(interpreter, options)
     try:
         for entry in module.entries:
             if entry.kind in ("init", "exit"):
@@ -51,6 +41,25 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     except OutOfTimeError:
         interpreter.complete = False
     return interpreter
+
+
+def _set_parameters(interpreter: Interpreter, options: Options) -> None:
+    """Let the module parameters be what `options` says."""
+    image, memory = interpreter.image, interpreter.memory
+    given = fixed(image, options.params)
+    for parameter in parameters(image):
+        values = given.get(parameter.name, ())
+        for address, value in zip(parameter.addresses, values, strict=False):
+            memory.initial[address] = parameter.size, constant(value)
+        if values and parameter.number is not None:
+            memory.initial[parameter.number] = 4, constant(len(values))
+        if values or options.assume_default_params:
+            continue
+        for address in parameter.addresses:
+            memory.initial[address] = parameter.size, top(parameter.size)
+            interpreter.settable[address] = parameter.name
+        if parameter.number is not None:
+            memory.initial[parameter.number] = 4, top(4)
 
 
 def analyze(module: Module, options: Options | None = None) -> Analysis:
@@ -78,9 +87,18 @@ def report(interpreter: Interpreter) -> Analysis:
         for function, instruction in interpreter.module.sites
     )
     widenings = tuple(Widening(address, cause) for address, cause in sorted(interpreter.widened))
-    if not interpreter.complete:
-        widenings = (Widening(None, "the time limit was reached: every site may do anything"), *widenings)
-    return Analysis("full", sites, widenings, interpreter.options.assumptions())
+    limit = None if interpreter.complete else _limit(interpreter)
+    if limit is not None:
+        widenings = (Widening(None, f"{limit}: every site may do anything"), *widenings)
+    return Analysis("full", sites, widenings, interpreter.options.assumptions(), limit)
+
+
+def _limit(interpreter: Interpreter) -> str:
+    """Return which limit ended the interpretation before its fixed point."""
+    options = interpreter.options
+    if interpreter.deadline is not None and time.process_time() >= interpreter.deadline:
+        return f"not finished within {options.seconds:g} s"
+    return f"not finished after {options.visits:,} steps"
 
 
 def _site(interpreter: Interpreter, function: Function, instruction: Instruction, nodes: list[Node]) -> SiteAnalysis:
@@ -117,7 +135,7 @@ def _site(interpreter: Interpreter, function: Function, instruction: Instruction
     writes = access.direction == "out"
     reason: str | None = None
     if not interpreter.complete:
-        ports = [Grade((), "unknown", "the time limit was reached")]
+        ports = [Grade((), "unknown", _limit(interpreter))]
         values = list(ports)
     elif not nodes:
         reason = "never reached under the assumptions"

@@ -73,10 +73,12 @@ class SiteAnalysis:
 class Analysis:
     """All sites of a module, by address, and the widenings that belong to no single site.
 
-    `assumptions` are those the analysis rests on: names with what they mean.
+    `assumptions` are those the analysis rests on: names with what they mean. `unfinished`: the limit that was reached
+    before the end, if any; every site then may do anything.
     """
 
     method: Method
     sites: tuple[SiteAnalysis, ...]
     widenings: tuple[Widening, ...] = ()
     assumptions: tuple[tuple[str, str], ...] = ()
+    unfinished: str | None = None

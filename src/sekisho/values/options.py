@@ -1,19 +1,24 @@
 """What the user of the analysis may decide: parameters, assumptions, and limits."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sekisho.errors import SekishoError
 
 
 @dataclass(frozen=True)
 class Options:
     """Settings of one analysis.
 
-    `params` fixes module parameters to values; with `assume_default_params` the others have their initial values,
-    without it they are anything. `init_first`: nothing else of the driver runs before its init function first waits,
-    makes a request or returns. `no_wrap`: adding an offset to a port does not wrap round (a base of -1 marks
-    an absent device). `seconds` limits the time; what is not finished then is widened.
+    `params` fixes module parameters (see `parameters.fixed`) to values, of an array to its first elements'; with
+    `assume_default_params` the others have their initial values, without it they are anything. `init_first`: nothing
+    else of the driver runs before its init function first waits, makes a request or returns. `no_wrap`: adding an
+    offset to a port does not wrap round (a base of -1 marks an absent device). `seconds` limits the time; what is not
+    finished then is widened.
     """
 
-    params: dict[str, int] = field(default_factory=dict)
+    params: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     assume_default_params: bool = True
     init_first: bool = True
     no_wrap: bool = True
@@ -25,17 +30,31 @@ class Options:
 
     def assumptions(self) -> tuple[tuple[str, str], ...]:
         """Return by name what the analysis takes for granted under these settings, and what that means."""
-        found = [
-            ("index-in-array", "an index, or a pointer that walks, stays inside its object"),
-            ("unknown-pointers", "a store through an unknown pointer does not hit the driver's private variables"),
-        ]
-        if self.assume_default_params:
-            fixed = "".join(f", {name}={value:#x}" for name, value in sorted(self.params.items()))
-            found.append(("default-parameters", f"module parameters have their initial values{fixed}"))
-        if self.init_first:
-            found.append(
-                ("init-first", "nothing else of the driver runs before its init waits, makes a request or ends")
-            )
-        if self.no_wrap:
-            found.append(("no-wrap", "adding an offset to a port does not wrap round"))
+        found = [(name, text) for name, (switch, text) in ASSUMPTIONS.items() if not switch or getattr(self, switch)]
+        if self.params:
+            shown = (f"{name}={','.join(map(hex, values))}" for name, values in sorted(self.params.items()))
+            found.append(("parameters", f"the driver is loaded with {' '.join(shown)}"))
         return tuple(sorted(found))
+
+    def without(self, names: Collection[str]) -> "Options":
+        """Return these settings without the assumptions of these names; raises `SekishoError` for others."""
+        switches = {name: switch for name, (switch, _) in ASSUMPTIONS.items() if switch}
+        for name in names:
+            if name not in switches:
+                why = "the analysis always rests on it" if name in ASSUMPTIONS else "there is no such assumption"
+                raise SekishoError(f"assumption {name} cannot be switched off: {why}; known: {', '.join(switches)}")
+        changes: dict[str, Any] = {switches[name]: False for name in names}
+        return replace(self, **changes)
+
+
+ASSUMPTIONS: dict[str, tuple[str, str]] = {
+    "default-parameters": (
+        "assume_default_params",
+        "module parameters that are not fixed have their initial values",
+    ),
+    "index-in-array": ("", "an index, or a pointer that walks, stays inside its object"),
+    "init-first": ("init_first", "nothing else of the driver runs before its init waits, makes a request or ends"),
+    "no-wrap": ("no_wrap", "adding an offset to a port does not wrap round"),
+    "unknown-pointers": ("", "a store through an unknown pointer does not hit the driver's private variables"),
+}
+"""By name: the field of `Options` that switches it (empty: none does), and what it means."""

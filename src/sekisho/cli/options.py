@@ -1,0 +1,77 @@
+"""Options that several commands share: what the analysis takes for granted."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sekisho.errors import SekishoError
+
+if TYPE_CHECKING:
+    from sekisho.values.options import Options
+
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        metavar="[MODULE.]NAME=VALUE",
+        help="The driver is loaded with this module parameter (several values of an array: 1,2). Others have defaults.",
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without-assumption",
+        metavar="NAME",
+        help="Do not take this for granted: default-parameters, init-first, no-wrap.",
+    ),
+]
+
+Method = Literal["full", "backward"]
+
+_WORDS = {"y": 1, "n": 0, "on": 1, "off": 0, "true": 1, "false": 0}
+
+
+def analysis_options(
+    files: Iterable[Path],
+    params: list[str] | None,
+    without: list[str] | None,
+    method: Method,
+    seconds: float | None = None,
+) -> "Options":
+    """Return the settings for an analysis of these files; raises `SekishoError` for those that make no sense."""
+    from sekisho.values.options import Options
+    from sekisho.values.parameters import module_name
+
+    if method == "backward" and (params or without):
+        raise SekishoError(
+            "--param and --without-assumption are for --method full: the other assumes nothing of the kind"
+        )
+    parsed = _parse(params or [])
+    modules = {module_name(file.name) for file in files}
+    for name in parsed:
+        owner = name.rpartition(".")[0]
+        if owner and module_name(owner) not in modules:
+            raise SekishoError(f"--param {name}: no file of module {owner} is given")
+    return Options(params=parsed, seconds=seconds).without(without or ())
+
+
+def _parse(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Read `NAME=0x3f0`, `NAME=1,2`, `NAME=y`; raises `SekishoError` for anything else."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        try:
+            numbers = tuple(_number(value) for value in values.split(","))
+        except ValueError:
+            raise SekishoError(f"--param {text}: expected NAME=NUMBER, as in irq=6 or base=0x3f0") from None
+        if not name.rpartition(".")[2] or name in found:
+            raise SekishoError(f"--param {text}: {'given twice' if name else 'a name is missing'}")
+        found[name] = numbers
+    return found
+
+
+def _number(text: str) -> int:
+    known = _WORDS.get(text.lower())
+    return int(text, 0) if known is None else known

@@ -84,8 +84,8 @@ struct vcpu {
 	bool at_device;		   /* the last request was at an address that the policy names */
 	uint64_t registers_added; /* to what KVM shall leave in the run page */
 
-	/* What the VMM did to the registers since the last KVM_RUN. */
-	bool registers_set, segments_at_reset, instruction_at_reset, reset_seen;
+	/* Since the last KVM_RUN the VMM has moved the vCPU to the reset vector; that KVM_RUN ended in a triple fault. */
+	bool reset_seen, shut_down;
 };
 
 /* shim.c */
@@ -117,6 +117,7 @@ void shim_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* shim_vm.c */
 struct vcpu *shim_vcpu(int file);
+bool shim_at_reset(const struct vcpu *vcpu);
 int shim_observe(int file, uint32_t request, void *argument);
 void shim_reload(struct vm *vm);
 void shim_look_for_lines(struct vm *vm);

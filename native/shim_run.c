@@ -135,20 +135,24 @@ static void restart(struct vcpu *vcpu, bool reset)
 }
 
 /*
- * A reset, a restored snapshot, and an incoming migration all set the boot vCPU's registers before it runs again; the last
- * values tell them apart. (A VMM also sets registers for other reasons, but then never to the reset vector.)
+ * A reset, a restored snapshot, and an incoming migration all set the boot vCPU's registers before it runs again; where it
+ * stands then tells them apart.
  */
 static void look_at_registers(struct vcpu *vcpu)
 {
 	bool first = vcpu->index == 0 && !atomic_exchange(&vcpu->vm->started, true);
-	bool at_reset = vcpu->segments_at_reset && vcpu->instruction_at_reset;
+	bool reset = vcpu->reset_seen;
 
+	vcpu->reset_seen = vcpu->shut_down = false;
 	if (first)
 		shim_look_for_lines(vcpu->vm);
-	/* The engine was opened at the beginning: a first start at the reset vector is nothing new to it. */
-	if (vcpu->index == 0 && (first ? !at_reset : vcpu->reset_seen))
-		restart(vcpu, at_reset);
-	vcpu->registers_set = vcpu->reset_seen = vcpu->segments_at_reset = vcpu->instruction_at_reset = false;
+	if (vcpu->index == 0 && (first || reset)) {
+		bool at_reset = shim_at_reset(vcpu);
+
+		/* The engine was opened at the beginning: a first start at the reset vector is nothing new to it. */
+		if (!first || !at_reset)
+			restart(vcpu, at_reset);
+	}
 }
 
 /* The VMM has put the answer to the last read into the run page. */
@@ -470,13 +474,16 @@ int shim_run(struct vcpu *vcpu)
 
 	if (vcpu->unanswered)
 		take_answer(vcpu);
-	if (vcpu->registers_set || !atomic_load_explicit(&vcpu->vm->started, memory_order_relaxed))
+	if (vcpu->reset_seen || vcpu->shut_down || !atomic_load_explicit(&vcpu->vm->started, memory_order_relaxed))
 		look_at_registers(vcpu);
 	for (;;) {
 		want_registers(vcpu);
 		result = enter_guest(vcpu);
-		if (result || !read_exit(vcpu, &request))
+		if (result || !read_exit(vcpu, &request)) {
+			/* It may stand at the reset vector already (Linux: shutdown_interception in svm.c). */
+			vcpu->shut_down = !result && vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN;
 			return result;
+		}
 		switch (filter(vcpu, &request)) {
 		case TO_VMM:
 			return 0;

@@ -261,32 +261,41 @@ void shim_reload(struct vm *vm)
 	shim_wake();
 }
 
-/* What QEMU does to every vCPU at any kind of VM reset. */
-static void segments_set(struct vcpu *vcpu, const struct kvm_sregs *registers)
+static bool segments_at_reset(const struct kvm_sregs *registers)
 {
-	vcpu->registers_set = true;
-	vcpu->segments_at_reset = registers->cs.selector == RESET_SELECTOR && registers->cs.base == RESET_BASE;
-	vcpu->reset_seen |= vcpu->segments_at_reset && vcpu->instruction_at_reset;
+	return registers->cs.selector == RESET_SELECTOR && registers->cs.base == RESET_BASE;
 }
 
-static void registers_set(struct vcpu *vcpu, const struct kvm_regs *registers)
+bool shim_at_reset(const struct vcpu *vcpu)
 {
-	vcpu->registers_set = true;
-	vcpu->instruction_at_reset = registers->rip == RESET_IP;
-	vcpu->reset_seen |= vcpu->segments_at_reset && vcpu->instruction_at_reset;
+	struct kvm_regs registers;
+	struct kvm_sregs segments;
+
+	return !shim_ioctl(vcpu->file, KVM_GET_REGS, &registers) && registers.rip == RESET_IP &&
+	       !shim_ioctl(vcpu->file, KVM_GET_SREGS, &segments) && segments_at_reset(&segments);
+}
+
+/*
+ * Every kind of VM reset moves the vCPU to the reset vector. A VMM also reads the registers and writes them back as they were, for
+ * its monitor or because the guest asked (QEMU's vmport): a guest that has brought itself to the vector must not pass for reset.
+ */
+static int set_registers(struct vcpu *vcpu, uint32_t request, void *argument)
+{
+	const struct kvm_regs *registers = argument;
+	bool to_reset = request == (uint32_t)KVM_SET_REGS ? registers->rip == RESET_IP : segments_at_reset(argument);
+	bool moved = to_reset && (vcpu->shut_down || !shim_at_reset(vcpu));
+	int result = (int)shim_ioctl(vcpu->file, request, argument);
+
+	if (!result && moved && shim_at_reset(vcpu))
+		vcpu->reset_seen = true;
+	return result;
 }
 
 static int observe_vcpu(struct vcpu *vcpu, uint32_t request, void *argument)
 {
-	int result = (int)shim_ioctl(vcpu->file, request, argument);
-
-	if (result)
-		return result;
-	if (request == (uint32_t)KVM_SET_SREGS || request == (uint32_t)KVM_SET_SREGS2)
-		segments_set(vcpu, argument);
-	else if (request == (uint32_t)KVM_SET_REGS)
-		registers_set(vcpu, argument);
-	return 0;
+	if (request == (uint32_t)KVM_SET_SREGS || request == (uint32_t)KVM_SET_SREGS2 || request == (uint32_t)KVM_SET_REGS)
+		return set_registers(vcpu, request, argument);
+	return (int)shim_ioctl(vcpu->file, request, argument);
 }
 
 /* An in-kernel device that a policy guards ends the VMM before its first vCPU runs. */

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,16 @@ from sekisho.protocol.model import END, Constants, Edge, Entry, Node, Protocol, 
 
 SEKISHO = (str(Path(sys.executable).with_name("sekisho")),)
 PRELUDE = Path(__file__).parent / "rom"
+PATIENCE = 300.0
+"""Seconds after which a test takes for granted that what it waits for never comes, however slow the machine is."""
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Waits until `condition()` holds; fails with `what` when patience is over."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.02)
 
 
 def assemble(body: str, folder: Path, name: str = "guest") -> Path:
@@ -116,11 +128,12 @@ def filtered(command: list[str], policy: Policy, folder: Path, *options: str) ->
     return [
         *(*SEKISHO, "run", "--policy", str(folder / "policy.json"), "--json"),
         *("--trace", str(folder / "trace"), "--log", str(folder / "log"), "--name", "guest"),
+        *("--handshake-timeout", str(PATIENCE)),
         *(*options, "--", *command),
     ]
 
 
-def run_to_end(command: list[str], folder: Path, timeout: float = 60.0) -> tuple[int, str, str]:
+def run_to_end(command: list[str], folder: Path, timeout: float = PATIENCE) -> tuple[int, str, str]:
     """Exit code, standard output and errors of `command`; nothing of it is left running."""
     process = subprocess.Popen(
         command,
@@ -140,7 +153,12 @@ def run_to_end(command: list[str], folder: Path, timeout: float = 60.0) -> tuple
 
 
 def run_guest(
-    body: str, folder: Path, policy: Policy | None, *options: str, sekisho: tuple[str, ...] = (), timeout: float = 60.0
+    body: str,
+    folder: Path,
+    policy: Policy | None,
+    *options: str,
+    sekisho: tuple[str, ...] = (),
+    timeout: float = PATIENCE,
 ) -> Outcome:
     """Runs a guest to its end, under `policy` or (None) without the filter."""
     command = qemu(assemble(body, folder), folder, *options)
@@ -164,7 +182,7 @@ def why_no_kvm(folder: Path) -> str:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "no access to /dev/kvm"
     try:
-        outcome = run_guest("mov $0x5a, %al\ntell\ndone", folder, None, timeout=10)
+        outcome = run_guest("mov $0x5a, %al\ntell\ndone", folder, None, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         return f"a bare-metal guest does not run: {error}"
     return "" if outcome.told == b"\x5a" else f"a bare-metal guest does not run: {outcome.errors.strip()[-200:]}"

@@ -2,22 +2,20 @@
 
 import json
 import socket
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tests.monitor.bare_metal import PATIENCE, eventually
 
 
 class Qmp:
     """Connected to QEMU's socket at `path`, which may still have to appear."""
 
-    def __init__(self, path: Path, seconds: float = 10.0) -> None:
+    def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(seconds)
-        deadline = time.monotonic() + seconds
-        while self._socket.connect_ex(str(path)):
-            assert time.monotonic() < deadline, f"QEMU did not open {path}"
-            time.sleep(0.02)
+        self._socket.settimeout(PATIENCE)
+        eventually(lambda: not self._socket.connect_ex(str(path)), f"QEMU's socket {path}")
         self._stream = self._socket.makefile("rw")
         self._stream.readline()
         self.execute("qmp_capabilities")
@@ -36,12 +34,9 @@ class Qmp:
         """`running`, `paused`, `internal-error` …"""
         return str(self.execute("query-status")["status"])
 
-    def wait(self, status: str, seconds: float = 10.0) -> None:
+    def wait(self, status: str) -> None:
         """Until QEMU is in that state."""
-        deadline = time.monotonic() + seconds
-        while self.status() != status:
-            assert time.monotonic() < deadline, f"QEMU is {self.status()}, not {status}"
-            time.sleep(0.02)
+        eventually(lambda: self.status() == status, f"QEMU {status}")
 
     def resume(self) -> None:
         """`cont`, after which QEMU may end so soon that no answer comes."""

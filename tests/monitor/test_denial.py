@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from sekisho.policy import Policy
-from tests.monitor.bare_metal import Request, assemble, environment, filtered, policy_of, qemu, run_guest
+from tests.monitor.bare_metal import (
+    PATIENCE,
+    Request,
+    assemble,
+    environment,
+    eventually,
+    filtered,
+    policy_of,
+    qemu,
+    run_guest,
+)
 from tests.monitor.qmp_client import Qmp
 
 pytestmark = pytest.mark.kvm
@@ -44,7 +54,7 @@ class Running:
         if quit_qemu:
             self.monitor.execute("quit")
         try:
-            output, _ = self.process.communicate(timeout=30)
+            output, _ = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
@@ -97,7 +107,7 @@ def test_pause_when_the_launcher_cannot_reach_qmp_is_an_internal_error(tmp_path:
     guest.process.send_signal(signal.SIGSTOP)
     guest.monitor.execute("cont")
     try:
-        guest.monitor.wait("internal-error", 30)
+        guest.monitor.wait("internal-error")
         assert guest.told() == b""
     finally:
         guest.process.send_signal(signal.SIGCONT)
@@ -133,26 +143,25 @@ HAMMER = "2: write 1, 0x3ff, 0x42\njmp 2b"
 
 def test_a_guest_that_hammers_a_denied_port_leaves_qemu_in_command(tmp_path: Path) -> None:
     guest = Running(HAMMER, tmp_path, policy_of(*REQUESTS), "--trace", "/dev/null")
-    time.sleep(1.0)
     for _ in range(10):
-        began = time.monotonic()
         guest.monitor.execute("stop")
         assert guest.monitor.status() == "paused"
         guest.monitor.execute("cont")
-        assert time.monotonic() - began < 2
     guest.monitor.execute("system_reset")
-    time.sleep(0.5)
+    eventually(lambda: '"reset"' in (tmp_path / "log").read_text(), "the reset")
     summary = guest.end()
-    assert summary["denied"] > 1000
+    assert summary["denied"] > 64
     assert summary["resets"] == 1
 
 
 def test_a_flood_of_denials_does_not_flood_the_log_and_drops_are_counted(tmp_path: Path) -> None:
     body = "mov $5000, %ecx\n2: write 1, 0x3ff, 0x42\nloopl 2b\ndone"
+    began = time.monotonic()
     outcome = run_guest(body, tmp_path, policy_of(*REQUESTS))
     logged = len(outcome.of_type("denial"))
     assert outcome.summary["denied"] == 5000
-    assert 64 <= logged < 500
+    assert 64 <= logged <= 64 + 32 * (time.monotonic() - began)
+    assert logged < 5000 / 2
     assert outcome.summary["log_dropped"] == 5000 - logged
     assert len(outcome.errors.splitlines()) < 20
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +13,12 @@ from sekisho.monitor.launcher import Launcher, Options, StartError
 from sekisho.policy import compile as compile_policy
 from sekisho.policy import write
 from tests.monitor.bare_metal import (
+    PATIENCE,
     SEKISHO,
     Request,
     assemble,
     environment,
+    eventually,
     filtered,
     policy_of,
     qemu,
@@ -39,7 +40,7 @@ def vmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(command: list[str], folder: Path, *options: str) -> tuple[int, str, str]:
-    return run_to_end(filtered(command, ALLOWING_41, folder, *options), folder, timeout=30)
+    return run_to_end(filtered(command, ALLOWING_41, folder, *options), folder, timeout=PATIENCE)
 
 
 @pytest.mark.kvm
@@ -59,6 +60,14 @@ def test_requests_completed_by_a_run_that_returns_at_once_are_judged_once(vmm: P
     code, output, _ = _run([str(vmm), "split", WRITES_41_42_AND_READS], tmp_path)
     assert (code, output.splitlines()[:-1]) == (0, ["out 3ff 41", "in 3ff 5a"])
     assert '"guarded": 3' in output
+
+
+@pytest.mark.kvm
+def test_registers_written_back_at_the_reset_vector_are_no_reset(vmm: Path, tmp_path: Path) -> None:
+    """QEMU does so when its monitor shows the registers of a vCPU that has not executed anything yet."""
+    code, output, _ = _run([str(vmm), "reset", WRITES_41_42_AND_READS], tmp_path)
+    assert (code, output.splitlines()[:-1]) == (0, ["out 3ff 41", "in 3ff 5a"])
+    assert '"resets": 0' in output
 
 
 @pytest.mark.kvm
@@ -142,7 +151,7 @@ def test_what_cannot_be_filtered_is_not_even_started(
     ],
 )
 def test_a_vmm_that_does_not_come_under_the_filter_is_ended(command: list[str], why: str, tmp_path: Path) -> None:
-    code, _, errors = _run(command, tmp_path, "--handshake-timeout", "1.5")
+    code, _, errors = _run(command, tmp_path, "--handshake-timeout", "4")
     assert code == 2
     assert why in errors.splitlines()[-1]
 
@@ -157,18 +166,16 @@ def test_a_vmm_that_does_not_come_under_the_filter_is_ended(command: list[str], 
     ],
 )
 def test_a_vmm_whose_vcpus_are_not_seen_is_ended(how: str, why: str, vmm: Path, tmp_path: Path) -> None:
-    code, _, errors = _run([str(vmm), how, WRITES_41_42_AND_READS], tmp_path, "--handshake-timeout", "1.5")
+    code, _, errors = _run([str(vmm), how, WRITES_41_42_AND_READS], tmp_path, "--handshake-timeout", "4")
     assert code == 2
     assert why in errors.splitlines()[-1]
 
 
 @pytest.mark.kvm
 def test_a_vmm_that_replaces_itself_is_ended(vmm: Path, tmp_path: Path) -> None:
-    began = time.monotonic()
     code, _, errors = _run([str(vmm), "exec", WRITES_41_42_AND_READS], tmp_path)
     assert code == 128 + signal.SIGKILL
     assert "replaced itself" in errors
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
@@ -230,18 +237,12 @@ def test_signals_are_handed_on_and_qemu_ends_in_order(number: signal.Signals, tm
         stderr=subprocess.PIPE,
         text=True,
     )
-    _wait_for(tmp_path / "told")
+    told = tmp_path / "told"
+    eventually(lambda: told.exists() and told.stat().st_size > 0, "the guest's first byte")
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "terminating on signal" in errors
-
-
-def _wait_for(path: Path, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists() or not path.stat().st_size:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.kvm
@@ -251,10 +252,7 @@ def test_a_daemonized_vmm_is_filtered_after_the_command_has_returned(tmp_path: P
     code, _, _ = run_to_end(filtered(command, ALLOWING_41, tmp_path), tmp_path)
     assert code == 0
     log = tmp_path / "log"
-    deadline = time.monotonic() + 30
-    while '"summary"' not in log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: '"summary"' in log.read_text(), "the end of the VM")
     assert '"denied":1' in log.read_text()
     assert (tmp_path / "told").read_bytes() == b"\x00"
 

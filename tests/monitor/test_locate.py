@@ -192,7 +192,7 @@ PAGING = """
 def _paging(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Some KVMs (kvm_pvm) emulate guests without long mode, and hang at 32-bit paging."""
     with suppress(subprocess.TimeoutExpired):
-        if run_guest(f"{PAGING}\ndone", tmp_path_factory.mktemp("paging"), None, timeout=5).code == 1:
+        if run_guest(f"{PAGING}\ndone", tmp_path_factory.mktemp("paging"), None, timeout=20).code == 1:
             return
     pytest.skip("this KVM does not run bare-metal guests with 32-bit paging")
 

@@ -8,11 +8,14 @@
  *   copy    runs the vCPU through a copy of its file
  *   idle    creates no VM
  *   empty   creates a VM without vCPUs
+ *   reset   the code is at the reset vector; before it begins the registers are read and written back as they are, as QEMU's
+ *           monitor does to show them
  *   split   every request is completed by a KVM_RUN of its own that is told to return at once
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +46,7 @@ static int open_kvm(void)
 	return kvm;
 }
 
-static struct machine create(int kvm, const unsigned char *code, size_t size)
+static struct machine create(int kvm, const unsigned char *code, size_t size, bool at_reset)
 {
 	struct machine machine = { .vm = ioctl(kvm, KVM_CREATE_VM, 0) };
 	struct kvm_userspace_memory_region region = { .memory_size = 0x10000 };
@@ -53,7 +56,8 @@ static struct machine create(int kvm, const unsigned char *code, size_t size)
 
 	if (machine.vm < 0 || memory == MAP_FAILED)
 		fail("KVM_CREATE_VM");
-	memcpy(memory + CODE, code, size);
+	memcpy(memory + (at_reset ? 0xfff0 : CODE), code, at_reset && size > 16 ? 16 : size);
+	region.guest_phys_addr = at_reset ? 0xffff0000 : 0;
 	region.userspace_addr = (unsigned long)memory;
 	if (ioctl(machine.vm, KVM_SET_USER_MEMORY_REGION, &region))
 		fail("KVM_SET_USER_MEMORY_REGION");
@@ -64,6 +68,8 @@ static struct machine create(int kvm, const unsigned char *code, size_t size)
 			   machine.vcpu, 0);
 	if (machine.run == MAP_FAILED)
 		fail("run page");
+	if (at_reset) /* where KVM creates it */
+		return machine;
 	ioctl(machine.vcpu, KVM_GET_SREGS, &segments);
 	segments.cs.base = 0;
 	segments.cs.selector = 0;
@@ -84,6 +90,23 @@ static void show(struct kvm_run *run)
 	}
 	printf("\n");
 	fflush(stdout);
+}
+
+static void synchronise(struct machine *machine)
+{
+	struct kvm_sregs segments;
+	struct kvm_regs registers;
+
+	for (int i = 0; i < 3; i++) {
+		machine->run->immediate_exit = 1;
+		if (!ioctl(machine->vcpu, KVM_RUN, 0) || errno != EINTR)
+			fail("KVM_RUN that returns at once");
+		ioctl(machine->vcpu, KVM_GET_SREGS, &segments);
+		ioctl(machine->vcpu, KVM_GET_REGS, &registers);
+		ioctl(machine->vcpu, KVM_SET_SREGS, &segments);
+		ioctl(machine->vcpu, KVM_SET_REGS, &registers);
+	}
+	machine->run->immediate_exit = 0;
 }
 
 /* Until the guest halts. */
@@ -135,7 +158,9 @@ int main(int count, char **arguments)
 		sleep(60);
 		return 0;
 	}
-	machine = create(kvm, code, size);
+	machine = create(kvm, code, size, !strcmp(how, "reset"));
+	if (!strcmp(how, "reset"))
+		synchronise(&machine);
 	if (!strcmp(how, "fork") && !fork()) {
 		const char *preload = getenv("LD_PRELOAD");
 
@@ -149,7 +174,7 @@ int main(int count, char **arguments)
 		machine.vcpu = dup(machine.vcpu);
 	run(&machine, !strcmp(how, "split"));
 	if (!strcmp(how, "two")) {
-		machine = create(kvm, code, size);
+		machine = create(kvm, code, size, false);
 		run(&machine, 0);
 	}
 	while (wait(NULL) > 0)

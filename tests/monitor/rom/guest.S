@@ -86,5 +86,10 @@ flat_table_pointer:
 	.long	0xf0000 + flat_table
 
 	.org	0xfff0
+	.ifdef	own_beginning		# to come back to the reset vector
+	in	%dx, %eax
+	ljmp	$0xf000, $begin
+	.else
 	ljmp	$0xf000, $start
+	.endif
 	.org	0x10000

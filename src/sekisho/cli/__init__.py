@@ -24,6 +24,7 @@ COMMANDS: tuple[str, ...] = (
     "show",
     "check",
     "evaluate",
+    "query",
     "run",
     "status",
     "watch",

@@ -142,7 +142,7 @@ def events() -> list[Event]:
         Event(vcpu=0, ip=None, space="pio", direction=direction, address=address, width=width, data=data)  # type: ignore[arg-type]
         for direction in ("in", "out")
         for address in (0x10, 0x11, 0x12)
-        for width, data in ((1, "00"), (1, "01"), (1, "02"), (1, "03"), (2, "0200"))
+        for width, data in ((1, "00"), (1, "02"), (2, "0200"))
     ]
 
 
@@ -164,7 +164,7 @@ def deepest(model: Model, left: int) -> int:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies())
 def test_the_model_never_goes_past_a_proven_bound_and_the_engine_allows_what_is_shown(asked: Policy) -> None:
     asked = msgspec.structs.replace(asked, match="sequence", firmware="deny", budget=1024)

@@ -158,7 +158,7 @@ def _analyse(path: Path, settings: Settings, sender: Connection) -> Result:
         return result(path, module, backward.analyze(module))
     from sekisho.values import full
 
-    return result(path, module, full.analyze(module, settings.options))
+    return result(path, module, full.analyze(module, settings.options, settings.slices))
 
 
 def _limit(kind: int, value: int) -> None:

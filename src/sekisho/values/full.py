@@ -5,6 +5,8 @@ grades that people and reports see.
 """
 
 import time
+from dataclasses import replace
+from itertools import chain
 
 from sekisho.flow.model import Function, Module
 from sekisho.lift import Instruction
@@ -62,16 +64,27 @@ def _set_parameters(interpreter: Interpreter, options: Options) -> None:
             memory.initial[parameter.number] = 4, top(4)
 
 
-def analyze(module: Module, options: Options | None = None) -> Analysis:
-    """Return what every I/O instruction of a module may do."""
-    interpreter = interpret(module, options)
+def analyze(module: Module, options: Options | None = None, slices: bool = False) -> Analysis:
+    """Return what every I/O instruction of a module may do; with `slices` also what decides it, which takes longer."""
+    from sekisho.values.slices import Recorder, Slicer
+
+    interpreter = interpret(module, options, Recorder if slices else Interpreter)
     if interpreter.complete:
         interpreter.enter_unclaimed()
         try:
             interpreter.run()
         except OutOfTimeError:
             interpreter.complete = False
-    return report(interpreter)
+    found = report(interpreter)
+    if not isinstance(interpreter, Recorder):
+        return found
+    slicer = Slicer(interpreter)
+    instructions = {instruction.address: instruction for _, instruction in module.sites}
+    sites = (
+        replace(site, slice=tuple(sorted(chain.from_iterable(slicer.slice(instructions[site.address])))))
+        for site in found.sites
+    )
+    return replace(found, sites=tuple(sites))
 
 
 def report(interpreter: Interpreter) -> Analysis:

@@ -55,6 +55,18 @@ def test_addresses_in_the_slice_have_names(tmp_path: Path) -> None:
     assert "not resolved" in done.stdout
 
 
+def test_the_slice_of_the_full_analysis_goes_through_callers(tmp_path: Path) -> None:
+    path = build(tmp_path, SOURCE, "-O1", "-fno-pic", "-fno-inline-functions", "-fno-ipa-cp")
+    listing = subprocess.run(["objdump", "-d", path], capture_output=True, text=True, check=True).stdout
+    offset = next(line.split(":")[0].strip() for line in listing.splitlines() if "(%dx)" in line)
+    done = sekisho("explain", path, f".text+0x{offset}")
+    assert done.returncode == 0, done.stderr
+    assert "resolved" in done.stdout
+    _, _, shown = done.stdout.partition("Slice")
+    assert [name in shown for name in ("low", "caller", "begin")] == [True, True, False]
+    assert "further away" not in shown
+
+
 @pytest.mark.parametrize("site", [".text+0x0", "nonsense", ".none+0x3", "0x7fffffffffff", ".text+0x100000"])
 def test_what_is_no_site_is_one_line(tmp_path: Path, site: str) -> None:
     done = sekisho("explain", assemble(tmp_path, "nop\nin al, dx\nret"), site, "--method", "backward")

@@ -21,6 +21,7 @@ def explain(
     method: Annotated[Method, typer.Option(help="The analysis to explain.")] = "full",
     param: Parameters = None,
     without_assumption: Without = None,
+    all_: Annotated[bool, typer.Option("--all", help="Print the whole slice, however long.")] = False,
 ) -> None:
     """Explain one I/O instruction: ports, values, calling contexts, the slice that decides them, lost precision.
 
@@ -34,14 +35,15 @@ def explain(
     options = analysis_options([file], param, without_assumption, method)
     module = recover(load(file))
     address = _address(module.image, site)
-    if all(instruction.address != address for _, instruction in module.sites):
+    instruction = next((each for _, each in module.sites if each.address == address), None)
+    if instruction is None:
         raise SekishoError(f"{site} is no I/O instruction; `sekisho analyze {file}` lists them", source=file)
-    slices = backward.analyze(module)
-    analysis = slices if method == "backward" else full.analyze(module, options)
-    found, slice_of = (
-        next(each for each in sites if each.address == address) for sites in (analysis.sites, slices.sites)
-    )
-    print_explanation(module, found, slice_of)
+    if method == "backward":
+        analysis = backward.analyze(module)
+    else:
+        analysis, slicer = full.explained(module, options)
+    found = next(each for each in analysis.sites if each.address == address)
+    print_explanation(module, found, [found.slice] if method == "backward" else slicer.slice(instruction), all_)
 
 
 def _address(image: "Image", site: str) -> int:

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
 
 _CONTEXTS = 40
 """Most contexts printed."""
+_ROWS = 100
+"""Most instructions of a slice printed, if its first group is no longer."""
 
 
-def print_explanation(module: Module, site: SiteAnalysis, slice_of: SiteAnalysis) -> None:
-    """Print what is known of `site`; the slice is that of the same site by the backward method."""
+def print_explanation(module: Module, site: SiteAnalysis, slices: list[tuple[int, ...]], whole: bool = False) -> None:
+    """Print what is known of `site`, and its slice.
+
+    `slices` has the instructions that decide it: in its function first, then those further and further away, which are
+    only printed as far as they are few, or if `whole`.
+    """
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 180)
@@ -29,7 +35,7 @@ def print_explanation(module: Module, site: SiteAnalysis, slice_of: SiteAnalysis
         console.print(f"  values: {written(site.values) or '-'} ({site.value_kind})")
     console.print("  resolved" if site.resolved else f"  not resolved: {site.reason}")
     _print_contexts(console, listing, site.contexts)
-    _print_slice(console, listing, slice_of)
+    _print_slice(console, listing, site, slices, whole)
     if site.widenings:
         console.print("\nPrecision lost")
         for widening in site.widenings:
@@ -67,17 +73,26 @@ def _print_contexts(console: "Console", listing: Listing, contexts: tuple[SiteCo
         print_line(f"  … {len(called) - _CONTEXTS} more")
 
 
-def _print_slice(console: "Console", listing: Listing, site: SiteAnalysis) -> None:
-    """Print the instructions that decide port and value, in order of address."""
+def _print_slice(
+    console: "Console", listing: Listing, site: SiteAnalysis, slices: list[tuple[int, ...]], whole: bool
+) -> None:
+    """Print the instructions that decide port and value: near ones first, each group in order of address."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, title="\nSlice within the function (what decides it)", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, title="\nSlice (what decides it)", title_justify="left")
     for heading in ("Function", "Place", "Instruction", *(["Source"] if listing.lines else [])):
         table.add_column(heading, overflow="fold")
-    for row in listing.rows([*site.slice, site.address]):
-        table.add_row(*(Text(cell) for cell in row[: len(table.columns)]))
+    first, *others = slices or [()]
+    groups = [(*first, site.address), *others]
+    left = sum(map(len, groups))
+    for group in groups:
+        table.add_section()
+        shown = group if whole or not table.row_count else group[: max(0, _ROWS - table.row_count)]
+        for row in listing.rows(shown):
+            table.add_row(*(Text(cell) for cell in row[: len(table.columns)]))
+        left -= len(shown)
     console.print(table)
-    if not site.resolved:
-        console.print(f"  Within the function: {site.reason}")
+    if left:
+        console.print(f"  … {left:,} instructions further away (--all prints them)")

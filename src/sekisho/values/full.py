@@ -7,6 +7,7 @@ grades that people and reports see.
 import time
 from dataclasses import replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from sekisho.flow.model import Function, Module
 from sekisho.lift import Instruction
@@ -17,6 +18,9 @@ from sekisho.values.interpreter import Interpreter, Node, OutOfTimeError
 from sekisho.values.model import Analysis, Kind, SiteAnalysis, SiteContext, Widening
 from sekisho.values.options import Options
 from sekisho.values.parameters import fixed, parameters
+
+if TYPE_CHECKING:
+    from sekisho.values.slices import Slicer
 
 _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "unknown")
 
@@ -66,25 +70,35 @@ def _set_parameters(interpreter: Interpreter, options: Options) -> None:
 
 def analyze(module: Module, options: Options | None = None, slices: bool = False) -> Analysis:
     """Return what every I/O instruction of a module may do; with `slices` also what decides it, which takes longer."""
-    from sekisho.values.slices import Recorder, Slicer
-
-    interpreter = interpret(module, options, Recorder if slices else Interpreter)
-    if interpreter.complete:
-        interpreter.enter_unclaimed()
-        try:
-            interpreter.run()
-        except OutOfTimeError:
-            interpreter.complete = False
-    found = report(interpreter)
-    if not isinstance(interpreter, Recorder):
-        return found
-    slicer = Slicer(interpreter)
+    if not slices:
+        return report(_complete(interpret(module, options)))
+    found, slicer = explained(module, options)
     instructions = {instruction.address: instruction for _, instruction in module.sites}
     sites = (
         replace(site, slice=tuple(sorted(chain.from_iterable(slicer.slice(instructions[site.address])))))
         for site in found.sites
     )
     return replace(found, sites=tuple(sites))
+
+
+def explained(module: Module, options: Options | None = None) -> tuple[Analysis, "Slicer"]:
+    """Return what every I/O instruction may do, and what finds the slices that decide it."""
+    from sekisho.values.slices import Recorder, Slicer
+
+    recorder = interpret(module, options, Recorder)
+    assert isinstance(recorder, Recorder)
+    return report(_complete(recorder)), Slicer(recorder)
+
+
+def _complete(interpreter: Interpreter) -> Interpreter:
+    """Look at what no entry leads to as well."""
+    if interpreter.complete:
+        interpreter.enter_unclaimed()
+        try:
+            interpreter.run()
+        except OutOfTimeError:
+            interpreter.complete = False
+    return interpreter
 
 
 def report(interpreter: Interpreter) -> Analysis:

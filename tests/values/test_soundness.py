@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.values.sets import allowed
 from unicorn import UC_ARCH_X86, UC_HOOK_INSN, UC_MODE_32, UC_MODE_64, Uc
 from unicorn.x86_const import (
     UC_X86_INS_IN,
@@ -30,10 +31,7 @@ from unicorn.x86_const import (
 
 from sekisho.flow import Module, recover
 from sekisho.image import load
-from sekisho.values.abstract import Abstract
-from sekisho.values.expression import evaluate
 from sekisho.values.full import interpret
-from sekisho.values.interpreter import Interpreter
 from sekisho.values.options import Options
 
 PRELUDE = """
@@ -143,18 +141,6 @@ def build(compiler: str, level: str, mode: str, source: str, folder: Path) -> Pa
     output = folder / "driver.o"
     subprocess.run([compiler, level, *target, *FLAGS, "-c", text, "-o", output], check=True)
     return output
-
-
-def allowed(interpreter: Interpreter) -> dict[int, tuple[list[Abstract], list[Abstract]]]:
-    """Per site, the sets of ports and values over its contexts."""
-    result: dict[int, tuple[list[Abstract], list[Abstract]]] = {}
-    for node in interpreter.nodes.values():
-        for touch in node.touches:
-            if touch.step.kind in ("in", "out"):
-                ports, values = result.setdefault(touch.step.address, ([], []))
-                ports.append(evaluate(touch.operands[0], touch.environment))
-                values.extend(evaluate(value, touch.environment) for value in touch.operands[1:])
-    return result
 
 
 class Machine:

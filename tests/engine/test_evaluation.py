@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sekisho.engine.evaluation import evaluate, whitelist
 from sekisho.policy import Device, Policy, write
-from sekisho.protocol.model import Constants, Edge, Entry, Node, Protocol, Site
+from sekisho.protocol.model import Constants, Edge, Entry, Node, Protocol, Site, Unknown
 from sekisho.trace import Event, Writer
 
 SITES = (
@@ -93,3 +94,39 @@ def test_the_command_prints_both_for_the_same_mutants(tmp_path: Path) -> None:
     rows = json.loads(done.stdout)["rows"]
     assert {row["operator"] for row in rows} >= {"value", "drop", "splice"}
     assert all(set(row["denied"]) == {"p", "port whitelist"} for row in rows)
+
+
+def test_what_is_allowed_is_laid_to_the_driver_or_to_the_place_where_precision_was_lost() -> None:
+    (protocol,) = POLICY.protocols
+    # The same protocol without its guard, and with a command that the analysis does not know.
+    status, command = protocol.nodes
+    loose = replace(
+        POLICY,
+        protocols=(
+            replace(
+                protocol,
+                nodes=(
+                    replace(status, bind=None, edges=(Edge("command"), Edge("status"))),
+                    replace(command, value=Unknown("not found out")),
+                ),
+            ),
+        ),
+    )
+    shares = {(share.operator, share.direction): share for share in evaluate({"loose": loose}, trace(), count=20)}
+    causes = {each.cause: each.kind for share in shares.values() for each, _ in share.residue}
+    assert causes[".text+0x1: its value is not known"] == "imprecision"
+    assert causes["status: the condition of its branch is not followed"] == "imprecision"
+    tight = {(share.operator, share.direction): share for share in evaluate({"tight": POLICY}, trace(), count=20)}
+    # After a splice at the right moment the driver goes on as it always does.
+    assert {each.kind for each, _ in tight["splice", "out"].residue} == {"driver"}
+    for share in shares.values():
+        assert sum(number for _, number in share.residue) <= share.mutants - share.denied["loose"]
+
+
+def test_the_same_seed_makes_the_same_mutants_and_another_trace_is_spliced_to() -> None:
+    other = [replace(record, data="42") if record.direction == "out" else record for record in trace()]
+    first = evaluate({"tight": POLICY}, trace(), others=[other], count=10, seed=7)
+    again = evaluate({"tight": POLICY}, trace(), others=[other], count=10, seed=7)
+    assert first == again
+    # The other trace has a command that the policy does not know, at once or one event later.
+    assert {share.denied["tight"] for share in first if share.operator == "splice"} == {10}

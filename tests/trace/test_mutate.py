@@ -3,9 +3,10 @@
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
-from sekisho.trace import Event, Record
-from sekisho.trace.mutate import OPERATORS
+from sekisho.trace import Code, Event, Record
+from sekisho.trace.mutate import OPERATORS, rebased, splice
 
 SCOPE = [1, 2, 3]
 
@@ -32,6 +33,17 @@ TRACE: list[Record] = [
 ]
 
 
+TWO_COMMANDS: list[Record] = [
+    event("out", 2, 1),
+    event("in", 1, 0x80),
+    event("out", 2, 2),
+    event("in", 2, 0),
+    event("out", 2, 3),
+    event("out", 2, 4),
+    event("out", 3, 5),
+]
+
+
 def mutated(operator: str, at: int) -> list[Record] | None:
     mutation = OPERATORS[operator](TRACE, at, Random(1), SCOPE)
     return None if mutation is None else [*TRACE[:at], *mutation[0], *TRACE[mutation[1] :]]
@@ -44,11 +56,26 @@ def mutated(operator: str, at: int) -> list[Record] | None:
         ("duplicate", 1, [0, 1, 1, 2, 3, 4, 5]),
         ("swap", 1, [0, 2, 1, 3, 4, 5]),
         ("truncate", 1, [0, 1, 4, 5]),
-        ("reorder", 1, [0, 4, 5, 1, 2, 3]),
     ],
 )
 def test_events_are_moved(operator: str, at: int, expected: list[int]) -> None:
     assert mutated(operator, at) == [TRACE[number] for number in expected]
+
+
+def test_whole_commands_change_places() -> None:
+    mutation = OPERATORS["reorder"](TWO_COMMANDS, 0, Random(1), SCOPE)
+    assert mutation is not None
+    changed = [*mutation.instead, *TWO_COMMANDS[mutation.resume :]]
+    assert changed == [TWO_COMMANDS[number] for number in (3, 4, 5, 0, 1, 2, 6)]
+
+
+def test_a_trace_is_spliced_to_another_as_if_the_driver_lay_in_the_same_place() -> None:
+    here = [Code(protocol="p", section=".text", base=0x1000), replace(TRACE[1], ip=0x1010)]
+    there = [Code(protocol="p", section=".text", base=0x5000), replace(TRACE[3], ip=0x5020)]
+    moved = rebased(there, here)
+    assert moved == [replace(TRACE[3], ip=0x1020)]
+    mutation = splice(here, 1, Random(1), SCOPE, moved)
+    assert mutation == ([here[1]], 0, moved)
 
 
 @pytest.mark.parametrize("operator", ["value", "port", "width"])

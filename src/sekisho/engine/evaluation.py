@@ -1,82 +1,105 @@
 """Measures how tight a filter is: which share of mutated traces it denies, beside other filters on the same mutants.
 
 A trace is replayed once for each filter. Where a mutant begins, the process forks, so that the engine's state so far is
-there for nothing; the child plays the mutant and tells by its exit code whether it was denied in time.
+there for nothing; the child plays the mutant and tells whether it was denied in time, and if not, what explained the
+first request that was not the original's. So many children as the machine has processors run at once.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from random import Random
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from sekisho.engine.native import Engine, Origin
+from sekisho.engine.residue import Residue, Witness
 from sekisho.policy import Policy
 from sekisho.policy.address import parse_ranges
 from sekisho.protocol.model import Edge, Entry, Node
 from sekisho.trace import Code, Event, Interrupt, Record
 from sekisho.trace.locate import SiteMap
-from sekisho.trace.mutate import OPERATORS, Mutation
+from sekisho.trace.mutate import OPERATORS, Mutation, rebased, splice
 
 WITHIN = 64
 """A mutant counts as denied if an event of the next so many at guarded addresses is."""
 
-_DENIED, _ALLOWED = 1, 0
-
 
 class Share(Struct, frozen=True):
-    """Of `mutants` of one operator at events of one direction, how many each filter denied, by the filter's name."""
+    """Of `mutants` of one operator at events of one direction, how many each filter denied, by the filter's name.
+
+    `residue` counts what explained those that the first filter allowed.
+    """
 
     operator: str
     direction: str
     mutants: int
     denied: dict[str, int]
+    residue: tuple[tuple[Residue, int], ...] = ()
 
 
-class _Mutant(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Mutant:
+    kind: tuple[str, str]
     at: int
-    instead: tuple[Record, ...]
-    resume: int
+    mutation: Mutation
+
+    def records(self, trace: Sequence[Record]) -> Iterator[Record]:
+        """Yield what comes from the mutated event on."""
+        yield from self.mutation.instead
+        tail = trace if self.mutation.trace is None else self.mutation.trace
+        yield from _from(tail, self.mutation.resume)
+
+
+@dataclass(slots=True)
+class _Tally:
+    mutants: int = 0
+    denied: dict[str, int] = field(default_factory=dict)
+    residue: Counter[Residue] = field(default_factory=Counter)
 
 
 def evaluate(
     policies: Mapping[str, Policy],
     records: Sequence[Record],
     *,
+    others: Sequence[Sequence[Record]] = (),
     count: int = 500,
     seed: int = 1,
     progress: Callable[[float], None] = lambda done: None,
 ) -> list[Share]:
     """Return the shares for each operator and direction; `records` is one trace that every filter allows.
 
-    At most `count` mutants are made of each kind, the same for the same `seed`.
+    At most `count` mutants are made of each kind, the same for the same `seed`. Splices lead to `others` where given,
+    else to another place in the trace itself.
     """
     scope = _scope(next(iter(policies.values())))
-    kinds = {
-        (operator, direction): _mutants(
-            records, operator, direction, scope, count, Random(f"{seed} {operator} {direction}")
-        )
-        for operator in OPERATORS
-        for direction in ("out", "in")
-    }
-    plan: dict[int, list[tuple[tuple[str, str], _Mutant]]] = {}
-    for kind, mutants in kinds.items():
-        for mutant in mutants:
-            plan.setdefault(mutant.at, []).append((kind, mutant))
-    denied: dict[tuple[str, str], dict[str, int]] = {kind: dict.fromkeys(policies, 0) for kind in kinds}
+    foreign = [rebased(other, records) for other in others]
+    tallies: dict[tuple[str, str], _Tally] = {}
+    plan: dict[int, list[_Mutant]] = {}
+    for operator in OPERATORS:
+        for direction in ("out", "in"):
+            chance = Random(f"{seed} {operator} {direction}")
+            mutants = _mutants(records, operator, direction, scope, count, chance, foreign)
+            if mutants:
+                tallies[operator, direction] = _Tally(len(mutants), dict.fromkeys(policies, 0))
+            for mutant in mutants:
+                plan.setdefault(mutant.at, []).append(mutant)
     for number, (name, policy) in enumerate(policies.items()):
-        with _Player(policy, scope) as player:
+        with _Player(policy, scope, tallies, name, explain=number == 0) as player:
             for at, record in enumerate(records):
-                for kind, mutant in plan.get(at, ()):
-                    denied[kind][name] += player.denies(mutant, records)
+                for mutant in plan.get(at, ()):
+                    player.start(mutant, records)
                 player.play(record)
                 if at % 256 == 0:
                     progress((number + at / len(records)) / len(policies))
+            player.finish()
     return [
-        Share(operator, direction, len(mutants), denied[operator, direction])
-        for (operator, direction), mutants in kinds.items()
-        if mutants
+        Share(*kind, tally.mutants, tally.denied, tuple(tally.residue.most_common())) for kind, tally in tallies.items()
     ]
 
 
@@ -119,7 +142,13 @@ def _scope(policy: Policy) -> list[int]:
 
 
 def _mutants(
-    records: Sequence[Record], operator: str, direction: str, scope: list[int], count: int, chance: Random
+    records: Sequence[Record],
+    operator: str,
+    direction: str,
+    scope: list[int],
+    count: int,
+    chance: Random,
+    foreign: Sequence[Sequence[Record]],
 ) -> list[_Mutant]:
     guarded = frozenset(scope)
     places = [
@@ -130,27 +159,57 @@ def _mutants(
     chance.shuffle(places)
     found: list[_Mutant] = []
     for at in places:
-        mutation: Mutation | None = OPERATORS[operator](records, at, chance, scope)
-        if mutation is not None:
-            found.append(_Mutant(at, tuple(mutation[0]), mutation[1]))
+        operation = OPERATORS[operator]
+        if operator == "splice" and foreign:
+            operation = partial(splice, trace=chance.choice(foreign))
+        mutation = operation(records, at, chance, scope)
+        if mutation is None:
+            continue
+        mutant = _Mutant((operator, direction), at, mutation)
+        if _differs(mutant, records, guarded):
+            found.append(mutant)
             if len(found) == count:
                 break
     return found
 
 
-class _Player:
-    """An engine with the places of the drivers' code, fed with records."""
+def _differs(mutant: _Mutant, records: Sequence[Record], guarded: frozenset[int]) -> bool:
+    """Whether the mutant's requests are other than the original's within the events that count."""
+    changed = islice(_at_device(mutant.records(records), guarded), WITHIN)
+    return list(changed) != list(islice(_at_device(_from(records, mutant.at), guarded), WITHIN))
 
-    def __init__(self, policy: Policy, scope: Iterable[int]) -> None:
+
+def _from(records: Sequence[Record], first: int) -> Iterator[Record]:
+    return (records[number] for number in range(first, len(records)))
+
+
+def _at_device(records: Iterable[Record], guarded: frozenset[int]) -> Iterator[Event]:
+    for record in records:
+        if isinstance(record, Event) and record.address in guarded:
+            yield record
+
+
+class _Player:
+    """An engine with the places of the drivers' code, fed with records; mutants are played by its children."""
+
+    def __init__(
+        self, policy: Policy, scope: Iterable[int], tallies: dict[tuple[str, str], _Tally], name: str, explain: bool
+    ) -> None:
         self._engine = Engine(policy)
         self._sites = SiteMap(policy.protocols)
         self._by_ip = policy.match == "ip"
         self._scope = frozenset(scope)
+        self._tallies, self._name = tallies, name
+        self._witness = Witness(self._engine, policy) if explain else None
+        self._children: deque[tuple[int, int, tuple[str, str]]] = deque()
+        self._most = len(os.sched_getaffinity(0))
 
     def __enter__(self) -> "_Player":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        while self._children:
+            self._reap()
         self._engine.close()
 
     def play(self, record: Record) -> bool:
@@ -168,22 +227,59 @@ class _Player:
             self._engine.reset()
         return False
 
-    def denies(self, mutant: _Mutant, records: Sequence[Record]) -> bool:
-        """Play a mutant in a child, from here; whether it was denied in time."""
+    def start(self, mutant: _Mutant, records: Sequence[Record]) -> None:
+        """Play a mutant in a child, from here; its result is counted when it ends."""
+        if len(self._children) >= self._most:
+            self._reap()
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            os._exit(_DENIED if self._denied_in_time(mutant, records) else _ALLOWED)
-        _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status) == _DENIED
+            try:
+                os.close(reading)
+                os.write(writing, msgspec.json.encode(self._outcome(mutant, records)))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        self._children.append((child, reading, mutant.kind))
 
-    def _denied_in_time(self, mutant: _Mutant, records: Sequence[Record]) -> bool:
-        left = WITHIN
-        for number in range(-len(mutant.instead), len(records) - mutant.resume):
-            record = mutant.instead[number] if number < 0 else records[mutant.resume + number]
+    def finish(self) -> None:
+        """Wait for all children."""
+        while self._children:
+            self._reap()
+
+    def _reap(self) -> None:
+        child, reading, kind = self._children.popleft()
+        with os.fdopen(reading, "rb") as file:
+            told = file.read()
+        os.waitpid(child, 0)
+        denied, residue = msgspec.json.decode(told, type=tuple[bool, Residue | None])
+        self._tallies[kind].denied[self._name] += denied
+        if residue is not None:
+            self._tallies[kind].residue[residue] += 1
+
+    def _outcome(self, mutant: _Mutant, records: Sequence[Record]) -> tuple[bool, Residue | None]:
+        """Play a mutant: whether it was denied in time, and if not, what explained it."""
+        original = _at_device(_from(records, mutant.at), self._scope)
+        left, same, residue = WITHIN, True, None
+        for record in mutant.records(records):
+            if not isinstance(record, Event) or record.address not in self._scope:
+                if self.play(record):
+                    return True, None
+                continue
+            asked = expected = None
+            if self._witness is not None and same:
+                expected = next(original, None)
+                same = record == expected
+                asked = None if same else self._witness
+            if asked is not None:
+                asked.before(record)
             if self.play(record):
-                return True
-            if isinstance(record, Event) and record.address in self._scope:
-                left -= 1
-                if not left:
-                    return False
-        return False
+                return True, None
+            if asked is not None:
+                residue = asked.after(record, expected)
+            left -= 1
+            if not left:
+                break
+        if self._witness is None:
+            return False, None
+        return False, None if residue is None else self._witness.final(residue)

@@ -1,0 +1,130 @@
+"""Says of a request that a filter allowed and that was not the driver's which run the filter took it for, and where
+that run became looser than the driver's code: the place where precision was lost, or none ("the driver could do that").
+
+The engine tells which runs may be open when it denies something, and a denied request changes nothing: so it is asked
+by a request that no driver makes, before and after.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sekisho.engine.native import Engine
+from sekisho.policy import Policy
+from sekisho.policy.address import parse_ranges
+from sekisho.policy.compose import prepare
+from sekisho.protocol.model import Edge, Entry, Node, Payload, Protocol, Unknown
+from sekisho.trace import Event
+
+
+class Residue(Struct, frozen=True):
+    """Why a mutant was allowed. `kind` `driver`: nothing was lost on the way, the driver could do that.
+
+    `cause` is what was lost and where; `run` is the run that explains it.
+    """
+
+    kind: Literal["driver", "imprecision"]
+    cause: str
+    run: str = ""
+
+
+class Witness:
+    """Watches one engine explain a request."""
+
+    def __init__(self, engine: Engine, policy: Policy) -> None:
+        self._engine = engine
+        self._protocols = [prepare(protocol, policy.devices) for protocol in policy.protocols]
+        self._nodes: dict[str, list[tuple[Protocol, Node]]] = {}
+        for protocol in self._protocols:
+            for node in protocol.nodes:
+                self._nodes.setdefault(node.id, []).append((protocol, node))
+        self._owned = {device.space: parse_ranges(device.guarded, device.space) for device in policy.devices}
+        self._open: tuple[tuple[str, str], ...] = ()
+        self._merges = 0
+
+    def before(self, event: Event) -> None:
+        """Remember which runs may be open; called before the request that is not the driver's."""
+        self._open = self._runs(event)
+        self._merges = self._engine.statistics().merges
+
+    def after(self, event: Event, original: Event | None) -> Residue:
+        """Say what explained the request that was just allowed where the driver made `original`."""
+        found: list[Residue] = []
+        for kind, name in self._runs(event):
+            for protocol, node in self._nodes.get(name, ()):
+                if self._made(protocol, node, event):
+                    found.append(self._judge(protocol, node, f"{kind} at {name}", event, original))
+        # One explanation without a loss is enough: then the driver could do it.
+        exact = [each for each in found if each.kind == "driver"]
+        if exact or found:
+            return (exact or found)[0]
+        return Residue("imprecision", "the run that explains it is not among those the engine names")
+
+    def final(self, residue: Residue) -> Residue:
+        """Return the residue, corrected if the engine had to merge explanations meanwhile or before."""
+        merges = self._engine.statistics().merges
+        if not merges or (residue.kind == "imprecision" and residue.run):
+            return residue
+        when = "before" if merges == self._merges else "during"
+        return Residue("imprecision", f"explanations were merged {when} the mutant", residue.run)
+
+    def _runs(self, event: Event) -> tuple[tuple[str, str], ...]:
+        """Return (kind, node) of the runs that may be open, as far as the engine names them."""
+        # Nobody makes a request of 8 bytes to a port.
+        impossible = replace(event, direction="out", width=8, count=1, data=bytes(8).hex(), ip=None)
+        denial = self._engine.request(impossible)
+        if denial is None:
+            return ()
+        return tuple((run.kind, run.node.partition(":")[0]) for run in denial.open_runs)
+
+    def _made(self, protocol: Protocol, node: Node, event: Event) -> bool:
+        if node.site is None:
+            return False
+        site = protocol.sites[node.site]
+        ranges = parse_ranges(node.addresses, site.space) if node.addresses else self._owned.get(site.space, [])
+        return (site.direction, site.width) == (event.direction, event.width) and any(
+            first <= event.address <= last for first, last in ranges
+        )
+
+    def _judge(self, protocol: Protocol, node: Node, run: str, event: Event, original: Event | None) -> Residue:
+        """Say whether anything was lost at the place or on the step that led there."""
+        assert node.site is not None
+        site = protocol.sites[node.site]
+        at = f"{site.section}+{site.offset:#x}"
+        if original is None or original.address != event.address:
+            if not node.addresses:
+                return Residue("imprecision", f"{at}: its address is not known", run)
+        elif (original.direction, original.width) == (event.direction, event.width) and event.direction == "out":
+            # It is at the place where the driver was, with another value.
+            if isinstance(node.value, Unknown):
+                return Residue("imprecision", f"{at}: its value is not known", run)
+            if isinstance(node.value, Payload):
+                return Residue("driver", f"{at}: the value belongs to the driver's user", run)
+        standing = {name for _, name in self._open}
+        sources = self._sources(protocol, node)
+        for source, edge in sources:
+            if isinstance(source, Entry):
+                if edge.when:
+                    return Residue("driver", f"{source.name} is called", f"{run}, {source.kind} {source.name} opened")
+            elif source.id in standing and not self._loose(source):
+                return Residue("driver", f"from {source.id}", f"{run}, from {source.id}")
+        for source, _ in sources:
+            if isinstance(source, Node) and source.id in standing:
+                return Residue("imprecision", f"{source.id}: the condition of its branch is not followed", run)
+        for source, _ in sources:
+            if isinstance(source, Entry):
+                return Residue("imprecision", f"{source.name} ({source.kind}) may be called at any time", run)
+        return Residue("imprecision", f"silent steps before {node.id}", run)
+
+    @staticmethod
+    def _loose(source: Node) -> bool:
+        return len(source.edges) > 1 and any(not edge.when for edge in source.edges)
+
+    @staticmethod
+    def _sources(protocol: Protocol, node: Node) -> list[tuple[Node | Entry, Edge]]:
+        """Return what leads to a node: nodes and entries with the edge."""
+        from_nodes: list[tuple[Node | Entry, Edge]] = [
+            (source, edge) for source in protocol.nodes for edge in source.edges if edge.to == node.id
+        ]
+        return from_nodes + [(entry, edge) for entry in protocol.entries for edge in entry.edges if edge.to == node.id]

@@ -22,8 +22,8 @@
 
 /* cffi: begin */
 
-#define SEKISHO_ABI 1		 /* raised whenever a struct or a function below changes */
-#define SEKISHO_TABLE_VERSION 1
+#define SEKISHO_ABI 2		 /* raised whenever a struct or a function below changes */
+#define SEKISHO_TABLE_VERSION 2
 #define SEKISHO_NO_SITE 0xffffffff
 #define SEKISHO_NO_VCPU 0xffffffff
 #define SEKISHO_RUNS_SHOWN 16
@@ -60,7 +60,9 @@ enum sekisho_reason {
 	SEKISHO_REASON_SITE = 6,	/* this site makes no such request */
 	SEKISHO_REASON_VALUE = 7,	/* a run could be there, but not with this value */
 	SEKISHO_REASON_GUARD = 8,	/* a run could be there, but a condition does not hold */
-	SEKISHO_REASON_ORDER = 9	/* no run can be there now */
+	SEKISHO_REASON_ORDER = 9,	/* no run can be there now */
+	SEKISHO_REASON_BAR = 10,	/* the shim's: a PCI BAR of another device on top of guarded addresses */
+	SEKISHO_REASON_TURN = 11	/* the shim's: another vCPU's PCI configuration request is under way */
 };
 
 enum sekisho_on_denial { SEKISHO_DROP = 0, SEKISHO_PAUSE = 1, SEKISHO_KILL = 2 };
@@ -160,7 +162,7 @@ struct sekisho_range {
 	uint64_t last;		/* inclusive */
 	uint8_t space;
 	uint8_t scope;		/* enum sekisho_scope */
-	uint8_t reserved[2];
+	uint16_t bar;		/* 0: fixed; else 1 + 8 * PCI function on bus 0 + BAR: the addresses move with it */
 	uint32_t device;
 	const char *device_name;
 };

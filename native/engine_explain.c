@@ -173,7 +173,7 @@ int sekisho_engine_range(const struct sekisho_engine *engine, uint32_t index, st
 	if (index >= engine->table.head->ranges.count)
 		return -1;
 	*range = (struct sekisho_range){
-		from->first, from->last, (uint8_t)from->space, (uint8_t)from->scope, { 0 }, from->device,
+		from->first, from->last, (uint8_t)from->space, (uint8_t)from->scope, (uint16_t)from->bar, from->device,
 		engine->table.strings + from->name,
 	};
 	return 0;
@@ -215,6 +215,8 @@ const char *sekisho_reason_text(uint32_t reason)
 		"the driver could be here, but not with this value",
 		"the driver could be here, but a condition does not hold",
 		"the driver cannot be here now",
+		"another PCI device would lie on top of guarded addresses",
+		"another vCPU has a PCI configuration request under way",
 	};
 
 	return reason < sizeof texts / sizeof *texts ? texts[reason] : "?";

@@ -8,7 +8,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the table is used in place");
 _Static_assert(sizeof(struct table_head) == 36 + 15 * 8, "layout of sekisho.policy.table");
-_Static_assert(sizeof(struct table_range) == 32 && sizeof(struct table_site) == 48, "layout of sekisho.policy.table");
+_Static_assert(sizeof(struct table_range) == 40 && sizeof(struct table_site) == 48, "layout of sekisho.policy.table");
 _Static_assert(sizeof(struct table_protocol) == 56 && sizeof(struct table_node) == 64, "layout of sekisho.policy.table");
 _Static_assert(sizeof(struct table_edge) == 24, "layout of sekisho.policy.table");
 
@@ -105,7 +105,7 @@ static bool check_devices(const struct loader *loader)
 		const struct table_range *range = &table->ranges[i];
 
 		if (range->space > SEKISHO_MMIO || range->scope < SEKISHO_FOLLOWED || range->scope > SEKISHO_GUARDED ||
-		    range->first > range->last || (range->space == SEKISHO_PIO && range->last > 0xffff) ||
+		    range->first > range->last || (range->space == SEKISHO_PIO && range->last > 0xffff) || range->bar > 256 * 8 ||
 		    !is_string(table, range->name))
 			return fault(loader, "damaged table: address range %u", i);
 	}

@@ -45,7 +45,7 @@ struct table_head {
 	struct table_section globals, entries, nodes, addresses, edges, sets, signals;
 };
 
-struct table_range { uint64_t first, last; uint32_t name, space, scope, device; };
+struct table_range { uint64_t first, last; uint32_t name, space, scope, device, bar, reserved; };
 struct table_line { uint32_t line, device; };
 struct table_site {
 	uint64_t offset, window_offset;

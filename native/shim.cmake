@@ -3,6 +3,7 @@ add_library(shim SHARED
   ${CMAKE_CURRENT_SOURCE_DIR}/shim.c
   ${CMAKE_CURRENT_SOURCE_DIR}/shim_denial.c
   ${CMAKE_CURRENT_SOURCE_DIR}/shim_lock.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/shim_pci.c
   ${CMAKE_CURRENT_SOURCE_DIR}/shim_ring.c
   ${CMAKE_CURRENT_SOURCE_DIR}/shim_run.c
   ${CMAKE_CURRENT_SOURCE_DIR}/shim_vm.c

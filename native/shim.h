@@ -29,6 +29,47 @@ struct vcpu;
 /* A lock for what is rare: 0 free, 1 held, 2 held and waited for. */
 typedef _Atomic uint32_t shim_lock;
 
+/* shim_pci.c: what is known of the machine's PCI functions on bus 0. */
+#define PCI_FUNCTIONS 256
+#define PCI_BARS 7 /* six, and the expansion ROM's */
+#define PCI_WINDOWS 16
+#define PCI_OTHER 3
+#define PCI_BAR_ID(function, number) ((uint16_t)(1 + (function) * 8 + (number))) /* struct sekisho_range.bar */
+
+enum pci_kind { PCI_UNKNOWN = 0, PCI_ABSENT = 1, PCI_PORTS = 2, PCI_MEMORY = 3 };
+
+struct pci_bar {
+	uint32_t value;
+	uint32_t size; /* 0: not known */
+	uint8_t kind;
+	bool wide, known;
+};
+
+struct pci_function {
+	struct pci_bar bars[PCI_BARS];
+	uint16_t command;
+	bool command_known;
+};
+
+/* A guarded BAR: the policy's addresses, and where they are now. */
+struct pci_window {
+	uint64_t first, last, base;
+	uint16_t id;
+	uint8_t space;
+	bool placed;
+};
+
+struct pci {
+	shim_lock lock;
+	_Atomic uint32_t turn; /* the vCPU (plus one) that has a request at the configuration ports under way */
+	uint32_t address, pciexbar;
+	uint64_t ecam[2]; /* now, and before; 0: none */
+	uint32_t other[PCI_OTHER];
+	struct pci_function functions[PCI_FUNCTIONS];
+	struct pci_window windows[PCI_WINDOWS];
+	uint32_t window_count;
+};
+
 struct vm {
 	int file;
 	struct sekisho_engine *engine;
@@ -36,6 +77,7 @@ struct vm {
 	struct locator *locator;
 	_Atomic uint32_t generation;
 	struct memory memory;
+	struct pci pci;
 
 	/*
 	 * Nobody handles an exit while somebody changes the memory slots or the engine: a changer sets `closed` and waits until
@@ -77,6 +119,7 @@ struct vcpu {
 	/* A read that was let through, until its answer is there. */
 	bool unanswered;
 	bool judged; /* the engine waits for the answer, too */
+	bool configuring; /* a request of its at the PCI configuration ports is under way */
 	uint32_t epoch;
 	uint64_t ip;
 	struct sekisho_event event;
@@ -126,6 +169,20 @@ void shim_look_for_lines(struct vm *vm);
 int shim_run(struct vcpu *vcpu);
 void shim_statistics(struct vm *vm);
 void shim_line(struct vm *vm, uint32_t line, uint32_t level);
+
+/* shim_pci.c */
+bool pci_is_configuration(const struct pci *pci, const struct sekisho_event *event);
+bool pci_is_port(const struct sekisho_event *event);
+bool pci_take_turn(struct vcpu *vcpu);
+void pci_end_turn(struct vcpu *vcpu);
+bool pci_may_write(struct vm *vm, const struct sekisho_event *event);
+void pci_written(struct vm *vm, const struct sekisho_event *event);
+void pci_answered(struct vm *vm, const struct sekisho_event *event);
+const struct pci_window *pci_window(const struct pci *pci, uint16_t id);
+bool pci_guards(const struct vm *vm, uint8_t space, uint64_t first, uint64_t last, uint16_t own);
+void pci_policy(struct vm *vm);
+void pci_restart(struct vm *vm, bool known);
+bool pci_translate(const struct vm *vm, struct sekisho_event *event);
 
 /* shim_denial.c */
 void shim_denied(struct vcpu *vcpu, const struct sekisho_denial *denial, uint64_t ip, bool enforced);

@@ -123,6 +123,7 @@ static void restart(struct vcpu *vcpu, bool reset)
 	else
 		sekisho_engine_forget(vm->engine, atomic_load(&vm->vcpu_count));
 	locator_forget(vm->locator);
+	pci_restart(vm, reset);
 	atomic_store(&vm->paging, !reset); /* of a restored VM nobody knows */
 	atomic_fetch_add(&vm->epoch, 1);
 	copy_statistics(vm);
@@ -167,6 +168,8 @@ static void take_answer(struct vcpu *vcpu)
 		shim_acquire(&vm->ordering);
 	if (vcpu->judged && vcpu->epoch == atomic_load(&vm->epoch))
 		sekisho_engine_answer(vm->engine, &vcpu->event);
+	if (vcpu->epoch == atomic_load(&vm->epoch) && pci_is_configuration(&vm->pci, &vcpu->event))
+		pci_answered(vm, &vcpu->event);
 	if (traced) {
 		trace_event(&vcpu->event, vcpu->ip, SEKISHO_ALLOW);
 		shim_release(&vm->ordering);
@@ -334,12 +337,51 @@ static void expect_answer(struct vcpu *vcpu, const struct exit_request *request,
 	vcpu->event.data = request->data;
 }
 
+static enum answer deny(struct vcpu *vcpu, struct exit_request *request, struct sekisho_denial *denial)
+{
+	struct vm *vm = vcpu->vm;
+	bool enforced = atomic_load_explicit(&shim_channel->mode, memory_order_relaxed) == CHANNEL_ENFORCE;
+
+	count(&vcpu->counters->denied);
+	read_registers(vcpu, request);
+	if (denial->event.site == SEKISHO_NO_SITE)
+		denial->event.site = find_site(vm, request);
+	shim_denied(vcpu, denial, request->ip, enforced);
+	if (!enforced)
+		return TO_VMM;
+	if (vm->facts.on_denial == SEKISHO_KILL)
+		for (;;)
+			syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+	return vm->facts.on_denial == SEKISHO_PAUSE ? DENIED_PAUSE : DENIED;
+}
+
+/* A PCI configuration request that the engine has nothing to do with. */
+static enum answer deny_configuration(struct vcpu *vcpu, struct exit_request *request, uint32_t reason)
+{
+	const struct sekisho_event *event = &request->event;
+	struct sekisho_denial denial = {
+		.event = {
+			.address = event->address, .vcpu = event->vcpu, .site = SEKISHO_NO_SITE, .count = event->count,
+			.space = event->space, .direction = event->direction, .width = event->width, .verdict = SEKISHO_DENY,
+		},
+		.reason = reason,
+	};
+
+	if (event->data)
+		memcpy(&denial.event.value, event->data, event->width < 4 ? event->width : 4);
+	if (tracing()) {
+		read_registers(vcpu, request);
+		trace_event(event, request->ip, SEKISHO_DENY);
+	}
+	return deny(vcpu, request, &denial);
+}
+
 /* A request at an address that the policy names. */
 static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int scope)
 {
 	struct vm *vm = vcpu->vm;
 	struct sekisho_denial denial;
-	bool traced = tracing(), enforced;
+	bool traced = tracing();
 	int verdict;
 
 	find_origin(vcpu, request);
@@ -361,46 +403,60 @@ static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int sc
 		expect_answer(vcpu, request, true);
 		return TO_VMM;
 	}
-	count(&vcpu->counters->denied);
-	enforced = atomic_load_explicit(&shim_channel->mode, memory_order_relaxed) == CHANNEL_ENFORCE;
-	read_registers(vcpu, request);
-	if (denial.event.site == SEKISHO_NO_SITE)
-		denial.event.site = find_site(vm, request);
-	shim_denied(vcpu, &denial, request->ip, enforced);
-	if (!enforced)
-		return TO_VMM;
-	if (vm->facts.on_denial == SEKISHO_KILL)
-		for (;;)
-			syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
-	return vm->facts.on_denial == SEKISHO_PAUSE ? DENIED_PAUSE : DENIED;
+	return deny(vcpu, request, &denial);
+}
+
+/* What the policy and, in other PCI registers, the places of its devices have to say. */
+static enum answer decide(struct vcpu *vcpu, struct exit_request *request)
+{
+	struct vm *vm = vcpu->vm;
+	struct sekisho_event *event = &request->event;
+	bool configures = event->direction == SEKISHO_OUT && pci_is_configuration(&vm->pci, event);
+	enum answer answer = TO_VMM;
+	int scope = SEKISHO_OUTSIDE;
+
+	if (configures && !pci_may_write(vm, event))
+		answer = deny_configuration(vcpu, request, SEKISHO_REASON_BAR);
+	if (answer == TO_VMM && (!vm->pci.window_count || pci_translate(vm, event)))
+		scope = sekisho_engine_scope(vm->engine, event->space, event->address, event->width);
+	vcpu->at_device = scope != SEKISHO_OUTSIDE;
+	if (scope != SEKISHO_OUTSIDE) {
+		answer = judge(vcpu, request, scope);
+	} else if (tracing() && answer == TO_VMM) {
+		read_registers(vcpu, request);
+		if (event->direction == SEKISHO_OUT)
+			trace_event(event, request->ip, SEKISHO_ALLOW);
+		else
+			expect_answer(vcpu, request, false);
+	}
+	if (answer == TO_VMM && configures)
+		pci_written(vm, event);
+	else if (answer == TO_VMM && !vcpu->unanswered && pci_is_configuration(&vm->pci, event))
+		expect_answer(vcpu, request, false);
+	return answer;
 }
 
 static enum answer filter(struct vcpu *vcpu, struct exit_request *request)
 {
 	struct vm *vm = vcpu->vm;
-	enum answer answer = TO_VMM;
-	int scope;
+	enum answer answer;
 
 	count(&vcpu->counters->events);
 	if (atomic_load_explicit(&shim_channel->generation, memory_order_relaxed) != vm->generation)
 		shim_reload(vm);
+	if (pci_is_port(&request->event) && !pci_take_turn(vcpu)) {
+		shim_enter(vcpu);
+		answer = deny_configuration(vcpu, request, SEKISHO_REASON_TURN);
+		shim_leave(vcpu);
+		return answer;
+	}
 	shim_enter(vcpu);
 	if (watches_paging(vm)) {
 		read_registers(vcpu, request);
 		if (request->paging.cr0 & CR0_PG)
 			atomic_store(&vm->paging, true);
 	}
-	scope = sekisho_engine_scope(vm->engine, request->event.space, request->event.address, request->event.width);
-	vcpu->at_device = scope != SEKISHO_OUTSIDE;
-	if (scope != SEKISHO_OUTSIDE) {
-		answer = judge(vcpu, request, scope);
-	} else if (tracing()) {
-		read_registers(vcpu, request);
-		if (request->event.direction == SEKISHO_OUT)
-			trace_event(&request->event, request->ip, SEKISHO_ALLOW);
-		else
-			expect_answer(vcpu, request, false);
-	}
+	answer = decide(vcpu, request);
 	shim_leave(vcpu);
 	return answer;
 }
@@ -474,6 +530,8 @@ int shim_run(struct vcpu *vcpu)
 
 	if (vcpu->unanswered)
 		take_answer(vcpu);
+	if (vcpu->configuring)
+		pci_end_turn(vcpu);
 	if (vcpu->reset_seen || vcpu->shut_down || !atomic_load_explicit(&vcpu->vm->started, memory_order_relaxed))
 		look_at_registers(vcpu);
 	for (;;) {
@@ -489,6 +547,8 @@ int shim_run(struct vcpu *vcpu)
 			return 0;
 		case DENIED:
 			answer_ones(&request);
+			if (vcpu->configuring)
+				pci_end_turn(vcpu);
 			break;
 		case DENIED_PAUSE:
 			return pause_vcpu(vcpu, &request);

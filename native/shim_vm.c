@@ -102,6 +102,8 @@ static void create_vm(int system, int file)
 	if (!vm->engine)
 		shim_fail("%s", error);
 	sekisho_engine_facts(vm->engine, &vm->facts);
+	pci_policy(vm);
+	pci_restart(vm, true);
 	vm->locator = locator_open(vm->engine);
 	if (!vm->locator)
 		shim_fail("no memory for the policy's sites");
@@ -161,13 +163,13 @@ static void unhook(void)
 	atomic_fetch_add(&shim_channel->unhooked, 1);
 }
 
-static bool rings_at_guarded(const struct sekisho_engine *engine, const struct kvm_ioeventfd *doorbell)
+static bool rings_at_guarded(const struct vm *vm, const struct kvm_ioeventfd *doorbell)
 {
 	uint8_t space = doorbell->flags & KVM_IOEVENTFD_FLAG_PIO ? SEKISHO_PIO : SEKISHO_MMIO;
 	/* Length 0 means any length: up to eight bytes. */
 	uint64_t last = doorbell->addr + (doorbell->len ? doorbell->len : 8) - 1;
 
-	return guards(engine, space, doorbell->addr, last);
+	return pci_guards(vm, space, doorbell->addr, last, 0);
 }
 
 static bool same_doorbell(const struct kvm_ioeventfd *one, const struct kvm_ioeventfd *other)
@@ -190,7 +192,7 @@ static int set_doorbell(struct vm *vm, const struct kvm_ioeventfd *doorbell)
 			result = (int)shim_ioctl(vm->file, KVM_IOEVENTFD, (void *)(uintptr_t)doorbell);
 			vm->doorbells[i] = vm->doorbells[--vm->doorbell_count];
 		}
-	} else if (vm->doorbell_count == SHIM_DOORBELLS || rings_at_guarded(vm->engine, doorbell)) {
+	} else if (vm->doorbell_count == SHIM_DOORBELLS || rings_at_guarded(vm, doorbell)) {
 		unhook();
 	} else {
 		result = (int)shim_ioctl(vm->file, KVM_IOEVENTFD, (void *)(uintptr_t)doorbell);
@@ -206,7 +208,7 @@ static void unhook_guarded_doorbells(struct vm *vm)
 	for (uint32_t i = 0; i < vm->doorbell_count;) {
 		struct kvm_ioeventfd doorbell = vm->doorbells[i];
 
-		if (!rings_at_guarded(vm->engine, &doorbell)) {
+		if (!rings_at_guarded(vm, &doorbell)) {
 			i++;
 			continue;
 		}
@@ -245,6 +247,7 @@ void shim_reload(struct vm *vm)
 		vm->locator = locator;
 		vm->engine = engine;
 		sekisho_engine_facts(engine, &vm->facts);
+		pci_policy(vm);
 		sekisho_engine_forget(engine, atomic_load(&vm->vcpu_count));
 		unhook_guarded_doorbells(vm);
 		shim_look_for_lines(vm);

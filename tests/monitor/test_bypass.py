@@ -43,12 +43,23 @@ VIRTIO_AT_C000 = """
 VIRTIO = ("-device", "virtio-rng-pci,addr=5,disable-modern=on,disable-legacy=off")
 
 
+VIRTIO_GUARDED = replace(
+    policy_of(Request("out", 0xC012)), devices=(Device("rng", ("0xc000-0xc01f",), bar="00:05.0 bar 0"),)
+)
+
+
 def test_a_doorbell_at_a_guarded_address_reaches_the_filter(tmp_path: Path) -> None:
     body = f"{VIRTIO_AT_C000}\nwrite 2, 0xc010, 0\ndone"
     plain = run_guest(body, tmp_path, policy_of(guarded=("0x3ff",)), *VIRTIO)
     assert 0xC010 not in {event.get("address") for event in plain.trace}, "KVM did not take the doorbell: nothing shown"
-    outcome = run_guest(body, tmp_path, policy_of(guarded=("0xc010-0xc011",)), *VIRTIO)
-    assert outcome.summary["denied"] == 1
+    outcome = run_guest(body, tmp_path, VIRTIO_GUARDED, *VIRTIO)
+    assert (outcome.summary["guarded"], outcome.summary["denied"]) == (4, 1)
+
+
+def test_a_doorbell_that_moves_with_its_device_reaches_the_filter(tmp_path: Path) -> None:
+    body = f"{VIRTIO_AT_C000}\nwrite 2, 0xd010, 0\ndone".replace("0xc0", "0xd0")
+    outcome = run_guest(body, tmp_path, VIRTIO_GUARDED, *VIRTIO)
+    assert (outcome.summary["guarded"], outcome.summary["denied"]) == (4, 1)
 
 
 IN_KERNEL = [

@@ -6,7 +6,8 @@ import pytest
 
 from sekisho.lab import machine
 from tests.monitor.bare_metal import Policy, Request, assemble, filtered, policy_of, qemu, run_to_end
-from tests.monitor.test_bypass import VIRTIO, VIRTIO_AT_C000
+from tests.monitor.test_bypass import VIRTIO, VIRTIO_AT_C000, VIRTIO_GUARDED
+from tests.monitor.test_pci import RNG, put
 from tests.monitor.test_reset import ONCE, TWICE
 
 pytestmark = [pytest.mark.kvm, pytest.mark.download]
@@ -40,14 +41,15 @@ def test_reset_begins_anew(suite: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize(
-    ("body", "guarded", "options"),
+    ("body", "policy", "options"),
     [
-        pytest.param("write 4, 0xcf8, 0x80000000", "0xcf8-0xcff", (), id="coalesced"),
-        pytest.param(f"{VIRTIO_AT_C000}\nwrite 2, 0xc010, 0", "0xc010-0xc011", VIRTIO, id="doorbell"),
+        pytest.param("write 4, 0xcf8, 0x80000000", policy_of(guarded=("0xcf8-0xcff",)), (), id="coalesced"),
+        pytest.param(f"{VIRTIO_AT_C000}\nwrite 2, 0xc010, 0", VIRTIO_GUARDED, VIRTIO, id="doorbell"),
+        pytest.param(put(0x3E0), policy_of(), RNG, id="foreign BAR"),
     ],
 )
-def test_nothing_goes_round(suite: str, body: str, guarded: str, options: tuple[str, ...], tmp_path: Path) -> None:
-    code, said, _ = _run(suite, f"{body}\ndone", policy_of(guarded=(guarded,)), tmp_path, *options)
+def test_nothing_goes_round(suite: str, body: str, policy: Policy, options: tuple[str, ...], tmp_path: Path) -> None:
+    code, said, _ = _run(suite, f"{body}\ndone", policy, tmp_path, *options)
     assert code == 1, said
     assert '"denied": 1' in said
 

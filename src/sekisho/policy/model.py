@@ -24,6 +24,8 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
     Every event at a `guarded` address must be explained by a protocol. `followed` addresses are shared with other code
     (a DMA controller): events there may advance a protocol and are never denied. `lines` are its interrupt lines.
+    `bar` (`00:01.1 bar 4`) says that the addresses are those of a PCI BAR, which the guest may move: the lowest one
+    stands for the BAR's beginning, wherever that is.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     followed: tuple[str, ...] = ()
     space: Space = "pio"
     lines: tuple[int, ...] = ()
+    bar: str = ""
     comment: str = ""
 
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from sekisho.policy.address import Range, parse_ranges
 from sekisho.policy.compose import prepare
 from sekisho.policy.model import Policy, PolicyError
-from sekisho.policy.validation import validate
+from sekisho.policy.validation import BAR, validate
 from sekisho.protocol.expression import Tree, compile_expression, names, parse
 from sekisho.protocol.model import END, Bits, Constants, Edge, Expression, Kind, Node, Protocol
 
 MAGIC = b"SEKISHO\0"
-VERSION = 1
+VERSION = 2
 KINDS: tuple[Kind, ...] = ("init", "exit", "task", "work", "irq", "timer")
 MOST_LOCALS = 32
 """Locals of one run that are needed at the same time."""
@@ -127,8 +127,15 @@ class _Table:
                 space = _SPACE[device.space]
                 ranges += [(space, bounds, scope, index) for bounds in parse_ranges(texts, device.space)]
         for space, (first, last), scope, index in sorted(ranges):
-            name = self.string(self.policy.devices[index].name)
-            self.add("ranges", "2Q4I", first, last, name, space, scope, index)
+            device = self.policy.devices[index]
+            name = self.string(device.name)
+            self.add("ranges", "2Q6I", first, last, name, space, scope, index, _bar(device.bar), 0)
+
+
+def _bar(text: str) -> int:
+    """The engine's number of a BAR: 0 for none, else 1 + 8 * function on bus 0 + number."""
+    found = BAR.fullmatch(text)
+    return 0 if found is None else 1 + 8 * (8 * int(found[1], 16) + int(found[2])) + int(found[3])
 
 
 class _ProtocolTable:

@@ -20,6 +20,8 @@ MOST_SLOTS = 15
 """Bounds of the native engine's table."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+BAR = re.compile(r"00:([01][0-9a-f])\.([0-7]) bar ([0-5])")
+"""A device's BAR as policies name it: slot, function, number."""
 _WINDOW = re.compile(r"(?:[0-9a-f]{2}|\?\?)+")
 
 
@@ -54,6 +56,8 @@ def _check_devices(policy: Policy) -> None:
     for device in policy.devices:
         parse_ranges(device.followed, device.space)
         owners += [(device.space, *bounds, device.name) for bounds in parse_ranges(device.guarded, device.space)]
+        if device.bar and not BAR.fullmatch(device.bar):
+            raise PolicyError(f"device {device.name!r}: {device.bar[:40]!r} is not a BAR such as 00:01.1 bar 4")
         if any(not 0 <= line < 4096 for line in device.lines):
             raise PolicyError(f"device {device.name!r}: an interrupt line is a number from 0 to 4095")
     owners.sort()

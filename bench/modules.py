@@ -32,9 +32,11 @@ def measure() -> dict[str, float | int | str]:
     begin = time.monotonic()
     found = analyse(paths, Settings(options=Options(seconds=SECONDS)), jobs)
     seconds = time.monotonic() - begin
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     results = [each for each in found if isinstance(each, Result)]
     sites = [(result.path, site) for result in results for site in result.sites]
     count = len(sites) or 1
+    slowest = sorted(results, key=lambda result: -result.seconds)
     return {
         "kernel": kernel.release,
         "modules": len(paths),
@@ -45,9 +47,11 @@ def measure() -> dict[str, float | int | str]:
         "values_resolved_percent": round(100 * sum(site.value_kind != "unknown" for _, site in sites) / count, 2),
         "resolved_percent": round(100 * sum(site.resolved for _, site in sites) / count, 2),
         "seconds": round(seconds, 1),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
         "processors": jobs,
-        "largest_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "largest_mib": used.ru_maxrss // 1024,
         **{f"not: {each.reason}": f"{each.sites} sites, {each.files} modules" for each in reasons(sites)},
+        **{f"slow: {Path(each.path).name}": f"{each.seconds:.0f} s" for each in slowest[:5]},
         **{f"unfinished: {Path(each.path).name}": each.unfinished for each in results if each.unfinished},
         **{f"error: {Path(each.path).name}": each.error for each in found if isinstance(each, Failure)},
     }

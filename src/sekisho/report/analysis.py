@@ -34,6 +34,8 @@ class Result:
     assumptions: tuple[tuple[str, str], ...] = ()
     unfinished: str | None = None
     """Why the analysis did not come to its end, if it did not: then nothing is known of any site."""
+    seconds: float = 0.0
+    """Processor time that it took; not part of what is shown, which is the same in every run."""
 
     def cut(self, why: str) -> "Result":
         """Return this result as that of an analysis which did not come to its end."""

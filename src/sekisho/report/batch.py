@@ -9,8 +9,9 @@ import gc
 import multiprocessing
 import resource
 import signal
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -136,7 +137,8 @@ def _work(path: Path, settings: Settings, sender: Connection) -> None:
     # costs time.
     gc.disable()
     try:
-        sender.send(("done", _analyse(path, settings, sender)))
+        done = _analyse(path, settings, sender)
+        sender.send(("done", replace(done, seconds=time.process_time())))
     except SekishoError as error:
         sender.send(("done", Failure(str(path), str(error) if error.source else f"{path}: {error}")))
     except MemoryError:

@@ -14,13 +14,16 @@ from sekisho.lift import Instruction
 from sekisho.values import abstract, condition, expression
 from sekisho.values.abstract import constant, top
 from sekisho.values.grade import Grade, grade_port, grade_value
-from sekisho.values.interpreter import Interpreter, Node, OutOfTimeError
+from sekisho.values.interpreter import Activation, Interpreter, Node, OutOfTimeError
 from sekisho.values.model import Analysis, Kind, SiteAnalysis, SiteContext, Widening
 from sekisho.values.options import Options
 from sekisho.values.parameters import fixed, parameters
 
 if TYPE_CHECKING:
     from sekisho.values.slices import Slicer
+
+_WAYS = 16
+"""Call strings that are listed for one context."""
 
 _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "unknown")
 
@@ -148,16 +151,17 @@ def _site(interpreter: Interpreter, function: Function, instruction: Instruction
             if value is not None:
                 values.append(value)
             known = port.resolved and (value is None or value.resolved)
-            contexts.append(
+            contexts += [
                 SiteContext(
-                    _call_string(node),
+                    calls,
                     port.shown,
                     () if value is None else value.shown,
                     (),
                     known,
                     port.reason or (value.reason if value else None),
                 )
-            )
+                for calls in _call_strings(node)
+            ]
     section, offset = interpreter.image.location(instruction.address)
     writes = access.direction == "out"
     reason: str | None = None
@@ -190,13 +194,21 @@ def _site(interpreter: Interpreter, function: Function, instruction: Instruction
     )
 
 
-def _call_string(node: Node) -> tuple[int, ...]:
-    found: list[int] = []
-    activation = node.activation
-    while activation.parent is not None:
-        found.append(activation.site)
-        activation = activation.parent
-    return tuple(reversed(found))
+def _call_strings(node: Node) -> list[tuple[int, ...]]:
+    """Return the calls that lead to a node, outermost first: the shortest ways, up to a number of them."""
+    found: list[tuple[int, ...]] = []
+    ways: list[tuple[tuple[int, ...], tuple[Activation, ...]]] = [((), (node.activation,))]
+    for calls, (activation, *inner) in ways:
+        if activation.parent is None:
+            found.append(calls)
+        elif len(ways) < _WAYS * _WAYS:
+            for link in activation.links.values():
+                call = link.caller.stretch.call
+                if call is not None and link.activation is not activation and link.activation not in inner:
+                    ways.append(((call.address, *calls), (link.activation, activation, *inner)))
+        if len(found) == _WAYS:
+            break
+    return found or [(node.activation.site,)]
 
 
 def _worst(grades: list[Grade]) -> Kind:

@@ -39,6 +39,8 @@ from sekisho.values.state import Joiner, Slots, State, rename
 STACK_FIRST = {8: 0x7000_0000_0000, 4: 0xE000_0000}
 STACK_STEP = {8: 0x100_0000, 4: 0x4_0000}
 _ENUMERATE = 256
+_GIVEN = 4
+"""A call that gives more different arguments than this is not looked at for each of them."""
 _PAGE = 0x1000
 _EARLY = -1
 """Slot that marks the states of init in which it still runs alone."""
@@ -68,7 +70,11 @@ class Link:
     tail: bool = False
     """A tail call: the callee returns as its caller does."""
     state: State | None = None
-    returned: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    survivors: frozenset[Place] = frozenset()
+    """Registers that callees may change, but that this one leaves alone, and the caller relies on it."""
+    before: State | None = None
+    """The caller's state, if there are survivors."""
+    returned: dict[int, object] = field(default_factory=dict)
     """What each exit of the callee last brought, and to which node: nothing is done twice."""
 
 
@@ -88,8 +94,9 @@ class Activation:
     stack: int
     """The stack pointer at its first instruction."""
     merged: bool = False
-    links: dict[tuple[int, int, object], Link] = field(default_factory=dict)
-    exits: dict[int, "Node"] = field(default_factory=dict)
+    links: dict[tuple[int, int | None], Link] = field(default_factory=dict)
+    exits: dict[tuple[int, int], tuple["Node", State]] = field(default_factory=dict)
+    """Where it ended, in what state: by node, and by the node that left it for another function (-1: none)."""
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -100,19 +107,6 @@ class Activation:
             names.append(current.routine.function.name)
             current = current.parent
         return tuple(reversed(names))
-
-
-@dataclass(eq=False, slots=True)
-class Way:
-    """An edge of the exploded supergraph: to a node, by `kind` (fall, taken, case, call, return …), under a condition.
-
-    `condition` is an expression over the symbols of the node it leaves, and holds when it is `truth`.
-    """
-
-    target: "Node | None"
-    kind: str
-    condition: Value | None = None
-    truth: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -137,9 +131,12 @@ class Node:
     queued: bool = False
     visits: int = 0
     joiner: Joiner | None = None
-    after: State | None = None
-    """The state that it last returned with."""
-    ways: list[Way] = field(default_factory=list)
+    came: tuple[int, str, bool] | None = None
+    """The only way on which it was reached so far: from which node, by what kind of edge, which side of a branch."""
+    clock: int = 0
+    """At which visit it was reached last on that way."""
+    merges: bool = False
+    """Whether it was reached on several ways, so that states are joined."""
     touches: list[Touch] = field(default_factory=list)
     stored: dict[int, tuple[list[int], Abstract, Step]] = field(default_factory=dict)
     """What an instruction last stored where, if that is not on the stack."""
@@ -180,9 +177,20 @@ class Interpreter:
         self.arity: dict[str, int] = dict(ARITY)
         self.widened: dict[tuple[int, str], None] = {}
         self.stacks = 0
+        self.exposed: dict[int, str] = {}
+        """Places on the stack that were given to a function: its name."""
+        self.given: dict[tuple[int, int], dict[object, None]] = {}
+        """By call and callee: the different arguments that were seen."""
+        self.current: Node | None = None
+        self.woken: dict[int, Node] = {}
+        """Nodes that load what others have changed: looked at again when nothing else is left to do."""
+        self.clock = 0
+        """Number of visits."""
         self.deadline: float | None = None
         self.reaching = self._reaching()
         self.escaped: set[int] = set()
+        self.lent: set[int] = set()
+        """What of `escaped` init gave away while it ran alone."""
         self.listed: dict[object, list[int] | None] = {}
         self.late: list[frozenset[int]] = []
         """Bytes that init has surely written, where ways with and without requests were joined."""
@@ -203,7 +211,11 @@ class Interpreter:
         queue = self.queue
         limit = self.options.visits
         visits = 0
-        while queue:
+        while queue or self.woken:
+            if not queue:
+                for number in sorted(self.woken):
+                    self._queue(self.woken[number])
+                self.woken = {}
             _, _, node = heappop(queue)
             if not node.queued:
                 continue
@@ -212,10 +224,12 @@ class Interpreter:
                 continue
             node.visits += 1
             visits += 1
+            self.clock += 1
             if visits > limit or (
                 visits & 63 == 0 and self.deadline is not None and time.process_time() > self.deadline
             ):
                 raise OutOfTimeError
+            self.current = node
             self._visit(node)
 
     def _settled(self, node: Node) -> bool:
@@ -350,40 +364,51 @@ class Interpreter:
             heappush(self.queue, (node.priority, node.number, node))
 
     def _changed(self, readers: Iterable[object]) -> None:
+        """Note who is to be looked at again. A function that counts ends that before the others hear of it."""
         for reader in readers:
             if isinstance(reader, Node):
-                self._queue(reader)
+                if self.current is not None and reader.activation is self.current.activation:
+                    self._queue(reader)
+                else:
+                    self.woken[reader.number] = reader
 
     def _widen(self, address: int, cause: str) -> None:
         self.widened[address, cause] = None
 
-    def _flow(
-        self,
-        source: Node | None,
-        target: Node,
-        state: State,
-        kind: str,
-        condition: Value | None = None,
-        truth: bool = True,
-    ) -> None:
-        """Let `state` reach a node."""
-        if source is not None:
-            source.ways.append(Way(target, kind, condition, truth))
+    def _flow(self, source: Node | None, target: Node, state: State, kind: str, truth: bool = True) -> None:
+        """Let `state` reach a node: on the only way to it, it replaces what came before; on several, they are joined.
+
+        A cycle always has a node that is reached on several ways, so that replacing comes to an end.
+        """
         live = target.stretch.live
         registers = {place: value for place, value in state.registers.items() if place in live}
         arriving = State(registers, state.slots, state.environment)
-        if target.state is None:
-            arriving.compact()
+        before = target.state
+        way = (-1 if source is None else source.number, kind, truth)
+        if before is None:
+            arriving.prune()
             target.state = arriving
+            target.came = way
+            target.clock = self.clock
             self._queue(target)
             return
-        self._reconcile(target.state, arriving)
+        if not target.merges:
+            if target.came == way and target.clock != self.clock:
+                target.clock = self.clock
+                arriving.prune()
+                if _equal(before, arriving):
+                    return
+                target.state = arriving
+                self._queue(target)
+                return
+            target.merges = True
+        self._reconcile(before, arriving)
         if target.joiner is None:
             target.joiner = Joiner(target.number, self._object, self.sources)
         stretch = target.stretch
         routine = target.activation.routine
         merged = target.joiner.join(
-            target.state, arriving, stretch.head, routine.thresholds, f"loop at {self.where(stretch.address)}"
+            before, arriving, stretch.head, routine.thresholds, f"loop at {self.where(stretch.address)}"
         )
         if merged is not None:
             target.state = merged
@@ -402,8 +427,8 @@ class Interpreter:
         state = State(before.registers, before.slots, dict(before.environment))
         log: list[tuple[tuple[int, int, bool], Abstract]] = []
         self.memory.log = log
+        self.memory.alone = _EARLY in before.slots
         node.seen = before, before.slots, log
-        node.ways = []
         node.touches = []
         stretch = node.stretch
         number = node.number
@@ -653,7 +678,8 @@ class Interpreter:
                 value = _slot(state.slots, address, size)
                 if value is not None:
                     return value
-                return self._result(node, state, step, top(size, "what the stack holds here is not known"), "")
+                unknown = top(size, "what the stack holds here is not known")
+                return self._result(node, state, step, unknown, self._on_stack(node, address))
             if self._early(state):
                 value = _slot(state.slots, address, size)
                 if value is not None:
@@ -699,6 +725,15 @@ class Interpreter:
         if isinstance(result, Expression):
             self.cells[result] = (tuple(places), size)
         return result
+
+    def _on_stack(self, node: Node, address: int) -> str:
+        """Return in words what an unknown place on the stack holds: an argument, or what others stored there."""
+        activation = node.activation
+        above, rest = divmod(address - activation.stack, self.word)
+        if above > 0 and not rest and activation.parent is None:
+            return f"argument {above} on the stack of {activation.routine.function.name}"
+        nearest = max((start for start in self.exposed if start <= address < start + 0x400), default=None)
+        return "" if nearest is None else f"what {self.exposed[nearest]} stores"
 
     def _whole(self, node: Node, region: Region, first: int, last: int, stride: int, size: int) -> Abstract:
         """Return what any element of a large array can be."""
@@ -830,9 +865,12 @@ class Interpreter:
                 self._leak_region(region, why, kind)
 
     def _leak_region(self, region: Region, why: str, kind: EntryKind) -> None:
-        if region.start in self.escaped or self.image.is_code(region.start) or region.name == "__this_module":
+        known = self.lent if self.memory.alone else self.escaped
+        if region.start in known or self.image.is_code(region.start) or region.name == "__this_module":
             return
         self.escaped.add(region.start)
+        if self.memory.alone:
+            self.lent.add(region.start)
         self.memory.escape(region, f"{region.name} is {why}")
         for _, value in self.memory.pointers(region):
             self._leak_set(value, f"in {region.name}, {why}", kind)
@@ -847,6 +885,7 @@ class Interpreter:
             return
         if not self._early(state):
             return
+        self.memory.alone = False
         state.slots, written = self._tell(state)
         self.memory.publish(written)
 
@@ -889,6 +928,7 @@ class Interpreter:
             return
         if _EARLY not in old.slots:
             return
+        self.memory.alone = True
         for state, other in ((old, new), (new, old)):
             for address in state.slots.keys() - other.slots.keys():
                 if not self.is_stack(address):
@@ -1004,7 +1044,9 @@ class Interpreter:
 
     def _grain(self, state: State, origin: int, width: int) -> int:
         """Return the size of the cells stored at `origin`, so that a copy keeps fields apart."""
-        sizes = [length for start, length, _ in self.memory._overlapping(origin, width) if length < width]
+        sizes = [
+            length for start, length, _ in self.memory.overlapping(origin, width, self._early(state)) if length < width
+        ]
         sizes += [slot[0] for a in range(origin, origin + width) if (slot := state.slots.get(a)) and slot[0] < width]
         return min(sizes, default=width)
 
@@ -1106,10 +1148,9 @@ class Interpreter:
             if changes is None:
                 continue
             narrowed = _equated(self._narrow(state, changes), condition, truth)
-            shown = None if isinstance(condition, int) else condition
             for edge in stretch.edges:
                 if (edge.kind == "taken") == truth and edge.kind in ("taken", "fall"):
-                    self._follow(node, narrowed, edge, shown, truth)
+                    self._follow(node, narrowed, edge, truth)
             if truth and stretch.call is not None:
                 self._call(node, narrowed, stretch.call, None)
         for edge in stretch.edges:
@@ -1124,13 +1165,13 @@ class Interpreter:
                     continue
             self._follow(node, state, edge)
 
-    def _follow(self, node: Node, state: State, edge: Edge, condition: Value | None = None, truth: bool = True) -> None:
+    def _follow(self, node: Node, state: State, edge: Edge, truth: bool = True) -> None:
         activation = node.activation
         stretch = activation.routine.stretches.get(edge.target)
         if stretch is None:
             return
         rounds = self._rounds(node, state, stretch)
-        self._flow(node, self._node(stretch, activation, rounds), state, edge.kind, condition, truth)
+        self._flow(node, self._node(stretch, activation, rounds), state, edge.kind, truth)
 
     def _rounds(self, node: Node, state: State, to: Stretch) -> tuple[tuple[int, int], ...]:
         """Return which rounds of which loops the target is in."""
@@ -1270,28 +1311,33 @@ class Interpreter:
 
     def _link(self, node: Node, call: Call, back: int | None, callee: Activation, stack: int) -> bool:
         """Note where the callee returns to; tell whether that is new."""
-        if call.tail:
-            key = (node.activation.number, -1, ())
-            if key in callee.links:
-                return False
-            callee.links[key] = Link(node.stretch, node.activation, node, stack, tail=True)
+        key = (node.number, -1 if call.tail else back)
+        link = callee.links.get(key)
+        fresh = link is None
+        if link is None:
+            if call.tail:
+                link = Link(node.stretch, node.activation, node, stack + self.word, tail=True)
+            else:
+                stretch = None if back is None else node.activation.routine.stretches.get(back)
+                if stretch is None:
+                    return False
+                link = Link(stretch, node.activation, node, stack + self.word)
+                kept = stretch.live & self.convention.clobbered - {self.convention.result}
+                if kept:
+                    kept -= self._changes(callee.routine.function.address)
+                    link.survivors = kept - node.stretch.segment.registers.keys()
+            callee.links[key] = link
+        if link.survivors and link.before is not node.state:
+            link.before = node.state
             return True
-        if back is None:
-            return False
-        stretch = node.activation.routine.stretches.get(back)
-        if stretch is None:
-            return False
-        key = (node.number, back, ())
-        fresh = key not in callee.links
-        callee.links[key] = Link(stretch, node.activation, node, stack + self.word)
         return fresh
 
     def _enter_merged(self, node: Node, state: State, call: Call, routine: Routine, back: int | None) -> None:
         """Enter the one context that is left for a function; only arguments go in, only the result comes out."""
         address = routine.function.address
         many = len(self.activations) >= self.options.contexts
-        alone = many or (self.word == 8 and not self._used(address))
-        key: object = ("merged", address) if alone else ("site", call.address, address, node.rounds)
+        key = self._context(node, state, call, address, many)
+        alone = key == ("merged", address)
         callee = self.activations.get(key)
         if callee is None:
             priority = (1, address, "") if alone else (*node.priority, call.address, address)
@@ -1338,6 +1384,36 @@ class Interpreter:
         if fresh:
             self._resume(callee)
 
+    def _context(self, node: Node, state: State, call: Call, address: int, many: bool) -> object:
+        """Return what tells the contexts of a callee apart: the arguments that decide something in it.
+
+        Arguments may grow from visit to visit; a call that has given several different ones is a context of its own.
+        """
+        used = self._used(address)
+        if many or (self.word == 8 and not used):
+            return "merged", address
+        own = "site", call.address, address, node.rounds
+        if self.word != 8:
+            return own
+        key: list[object] = []
+        for place in self.convention.arguments:
+            if place in used:
+                value = state.registers.get(place)
+                if isinstance(value, int):
+                    key.append("stack" if self.is_stack(value) else value)
+                elif value is None:
+                    key.append(None)
+                else:
+                    found = state.abstract(value)
+                    key.append(found if found.values is not None else (found, found.why, self._text(value)))
+        like = "like", address, tuple(key)
+        given = self.given.setdefault((call.address, address), {})
+        if like not in given:
+            if len(given) >= _GIVEN:
+                return own
+            given[like] = None
+        return like
+
     def _parameter(
         self, state: State, value: Value, callee: Activation, place: int, environment: dict[Expression, Abstract]
     ) -> Value:
@@ -1357,68 +1433,71 @@ class Interpreter:
         return parameter
 
     def _return(self, node: Node, state: State) -> None:
-        activation = node.activation
+        self._exit(node, state, node.activation, -1, set())
+
+    def _exit(self, node: Node, state: State, activation: Activation, caller: int, seen: set[int]) -> None:
+        """An activation ends: at a node of its own, or at one of a function that its node `caller` left it for."""
         if activation.parent is None and not activation.merged:
             self._finish(node, state)
-            if not activation.links:
-                node.ways.append(Way(None, "return"))
-                return
-        activation.exits[node.number] = node
-        node.after = state
-        self._return_to(node, state, activation, set())
+        activation.exits[node.number, caller] = node, state
+        self._return_to(node, state, activation, seen)
 
     def _resume(self, callee: Activation) -> None:
         """Let what the callee's exits brought last reach callers that were not there then, or have changed."""
-        for number in sorted(callee.exits):
-            waiting = callee.exits[number]
-            if waiting.after is not None and not waiting.queued:
-                waiting.ways = [way for way in waiting.ways if way.kind != "return"]
-                self._return_to(waiting, waiting.after, waiting.activation, set())
+        for key in sorted(callee.exits):
+            node, state = callee.exits[key]
+            if not node.queued:
+                self._return_to(node, state, callee, set())
 
     def _return_to(self, node: Node, state: State, activation: Activation, seen: set[int]) -> None:
         for link in list(activation.links.values()):
+            brought = (state, link.before) if link.state is None else self._brought(state, link)
+            last = link.returned.get(node.number)
+            if last == brought:
+                continue
+            link.returned[node.number] = brought
             if link.tail:
-                outer = link.activation
-                if outer.number in seen:
-                    continue
-                seen.add(outer.number)
-                if outer.parent is None and not outer.merged:
-                    self._finish(node, state)
-                    if not outer.links:
-                        node.ways.append(Way(None, "return"))
-                outer.exits[node.number] = node
-                self._return_to(node, state, outer, seen)
+                if link.caller.number not in seen:
+                    seen.add(link.caller.number)
+                    passed = state if link.state is None else self._passed(state, link, activation)
+                    self._exit(node, passed, link.activation, link.caller.number, seen)
                 continue
-            if link.state is not None:
-                self._return_merged(node, state, link, activation)
-                continue
-            registers = dict(state.registers)
-            stack = registers.get(self.convention.stack)
-            if self.word == 8 or not isinstance(stack, int):
-                registers[self.convention.stack] = link.stack
-            low = link.stack if self.word == 8 else min(link.stack, stack if isinstance(stack, int) else link.stack)
-            self._survivors(link, activation, state, registers)
-            slots = {a: s for a, s in state.slots.items() if a >= low or not self.is_stack(a)}
-            if len(slots) == len(state.slots):
-                slots = state.slots
-            after = State(registers, slots, state.environment)
+            after = self._popped(state, link) if link.state is None else self._passed(state, link, activation)
+            if link.survivors:
+                self._survivors(link, after.registers)
             rounds = self._rounds(link.caller, after, link.stretch)
             self._flow(node, self._node(link.stretch, link.activation, rounds), after, "return")
 
-    def _survivors(self, link: Link, activation: Activation, state: State, registers: dict[Place, Value]) -> None:
+    def _brought(self, state: State, link: Link) -> tuple[object, ...]:
+        """Return all that a merged context's exit gives to a caller: nothing is done twice."""
+        convention, environment = self.convention, state.environment
+        found: list[object] = [link.state, link.before]
+        for place in (convention.result, convention.second):
+            if link.tail or place in link.stretch.live:
+                value = state.registers.get(place)
+                found.append(value)
+                if isinstance(value, Expression):
+                    found += [environment.get(used) for used in names(value.symbols)]
+        return tuple(found)
+
+    def _popped(self, state: State, link: Link) -> State:
+        """Return the caller's state behind the call of a context that saw it whole: without the callee's stack."""
+        registers = dict(state.registers)
+        stack = registers.get(self.convention.stack)
+        if self.word == 8 or not isinstance(stack, int):
+            registers[self.convention.stack] = link.stack
+        low = link.stack if self.word == 8 else min(link.stack, stack if isinstance(stack, int) else link.stack)
+        slots = {a: s for a, s in state.slots.items() if a >= low or not self.is_stack(a)}
+        return State(registers, state.slots if len(slots) == len(state.slots) else slots, state.environment)
+
+    def _survivors(self, link: Link, registers: dict[Place, Value]) -> None:
         """Registers that a caller may expect to survive because the compiler saw that the callee leaves them alone."""
-        caller = link.caller.state
-        wanted = link.stretch.live - registers.keys()
-        if caller is None or not wanted:
-            return
-        before = link.caller.stretch
-        changed = self._changes(activation.routine.function.address)
-        for place in wanted:
-            if place in changed or place in before.segment.registers:
-                continue
-            value = caller.registers.get(place)
-            if value is not None:
-                registers[place] = value if isinstance(value, int) else anything(caller.abstract(value), self.word)
+        caller = link.before
+        if caller is not None:
+            for place in sorted(link.survivors):
+                value = caller.registers.get(place)
+                if value is not None and place not in registers:
+                    registers[place] = value if isinstance(value, int) else anything(caller.abstract(value), self.word)
 
     def _used(self, address: int) -> frozenset[Place]:
         """Return the arguments that make a difference to a function."""
@@ -1448,46 +1527,30 @@ class Interpreter:
         result = self.changes[address] = frozenset(found)
         return result
 
-    def _return_merged(self, node: Node, state: State, link: Link, activation: Activation) -> None:
+    def _passed(self, state: State, link: Link, activation: Activation) -> State:
+        """Return the caller's state behind the call of a merged context, which gives nothing but its result."""
         assert link.state is not None
-        results = tuple(
-            state.registers.get(place)
-            for place in (self.convention.result, self.convention.second)
-            if place in link.stretch.live
-        )
-        known = tuple(
-            state.environment.get(used)
-            for value in results
-            if isinstance(value, Expression)
-            for used in names(value.symbols)
-        )
-        brought = (results, known, link.state)
-        last = link.returned.get(node.number)
-        if last is not None and last[0] == results and last[1] == known and last[2] is link.state:
-            node.ways.append(Way(last[3], "return"))  # type: ignore[arg-type]
-            return
+        convention = self.convention
         before = State(dict(link.state.registers), link.state.slots, dict(link.state.environment))
-        for place in self.convention.clobbered:
-            before.registers.pop(place, None)
+        registers = before.registers
+        for place in convention.clobbered:
+            registers.pop(place, None)
         inside = self._closure(activation.routine.function.address)
-        stale = frozenset(s for s in before.environment if self.owners.get(s) in inside)
+        stale = frozenset([s for s in before.environment if self.owners.get(s) in inside])
         if stale:
             rename(before, stale, link.caller.number, "former")
-        for place in (self.convention.result, self.convention.second):
+            registers = before.registers
+        for place in (convention.result, convention.second):
             value = state.registers.get(place)
-            if value is not None and place in link.stretch.live:
-                before.registers[place] = value
+            if value is not None and (link.tail or place in link.stretch.live):
+                registers[place] = value
                 if isinstance(value, Expression):
                     for used in value.symbols:
                         found = state.environment.get(used)
                         if found is not None:
                             before.environment[used] = found
-        self._survivors(link, activation, state, before.registers)
-        before.registers[self.convention.stack] = link.stack
-        rounds = self._rounds(link.caller, before, link.stretch)
-        target = self._node(link.stretch, link.activation, rounds)
-        link.returned[node.number] = (*brought, target)
-        self._flow(node, target, before, "return")
+        registers[convention.stack] = link.stack
+        return before
 
     def _closure(self, address: int) -> frozenset[int]:
         """Return the functions that a call of this one may run (every one, if it makes indirect calls)."""
@@ -1634,6 +1697,7 @@ class Interpreter:
                 continue
             for number in self._places(state, value, 1) or ():
                 if self.is_stack(number):
+                    self.exposed.setdefault(number, why.removeprefix("passed to "))
                     self._forget(state, number, max(number + 1, node.activation.stack - 6 * self.word), why)
                     if leak:
                         for start, (size, held) in list(state.slots.items()):

@@ -33,7 +33,11 @@ class Region:
     writable: bool
     escaped: str = ""
     """Why the kernel may change its contents; empty if it may not."""
+    lent: str = ""
+    """The same, as long as init runs alone."""
     smears: list[tuple[int, int, Abstract]] = field(default_factory=list)
+    smudges: list[tuple[int, int, Abstract]] = field(default_factory=list)
+    """What of `smears` init did while it ran alone."""
 
 
 class Memory:
@@ -43,6 +47,10 @@ class Memory:
         self.image = image
         self.word = image.word
         self.stores: dict[int, dict[tuple[int, int], Abstract]] = {}
+        self.own: dict[int, dict[tuple[int, int], Abstract]] = {}
+        """What of `stores` init did while it ran alone: that is all it can find until others run."""
+        self.alone = False
+        """Whether what comes next is done by init while it runs alone."""
         self.growth: dict[tuple[int, int], int] = {}
         self.readers: dict[int, set[Reader]] = {}
         self.regions: dict[int, Region] = {}
@@ -143,10 +151,11 @@ class Memory:
         return True
 
     def _load(self, region: Region, address: int, size: int, early: bool) -> Abstract:
-        if region.escaped and region.writable:
-            return top(size, region.escaped)
+        escaped = region.lent if early else region.escaped
+        if escaped and region.writable:
+            return top(size, escaped)
         found: Abstract | None = None
-        for start, length, value in self._overlapping(address, size):
+        for start, length, value in self.overlapping(address, size, early):
             if start == address and length == size:
                 part = value
             elif start <= address and address + size <= start + length:
@@ -164,16 +173,18 @@ class Memory:
             first = self._first(region, address, size, early, found is not None)
             if first is not None:
                 found = first if found is None else join(found, first)
-        for lo, hi, value in region.smears:
+        for lo, hi, value in region.smudges if early else region.smears:
             if lo < address + size and address < hi:
                 part = value if value.hi < 1 << (8 * size) else top(size, value.why)
                 found = part if found is None else join(found, part)
         return top(size, f"{region.name} is read before anything is stored there") if found is None else found
 
-    def _overlapping(self, address: int, size: int) -> list[tuple[int, int, Abstract]]:
+    def overlapping(self, address: int, size: int, early: bool) -> list[tuple[int, int, Abstract]]:
+        """Return the cells (address, size, contents) that share bytes with a place."""
+        stores = self.own if early else self.stores
         result = []
         for bucket in range((address - 15) >> 3, ((address + size - 1) >> 3) + 1):
-            cells = self.stores.get(bucket)
+            cells = stores.get(bucket)
             if cells:
                 for (start, length), value in cells.items():
                     if start < address + size and address < start + length:
@@ -197,41 +208,38 @@ class Memory:
         region = self.region(address)
         if self.frozen or region is None or not region.writable:
             return
-        cells = self.stores.setdefault(address >> 3, {})
+        grew = self.alone and self._grow(self.own, address, size, value)
+        if self._grow(self.stores, address, size, value) or grew:
+            self._notify(address, size)
+
+    def _grow(
+        self, stores: dict[int, dict[tuple[int, int], Abstract]], address: int, size: int, value: Abstract
+    ) -> bool:
+        cells = stores.setdefault(address >> 3, {})
         key = (address, size)
         old = cells.get(key)
         if old is None:
             cells[key] = value
-        else:
-            new = old if value is old else join(old, value)
-            if new is old or new == old:
-                return
-            count = self.growth[key] = self.growth.get(key, 0) + 1
-            counting = (value.lo > old.hi or value.hi < old.lo) and self.region(value.lo) is None
-            if count > (_COUNTING if counting else _GROWTH):
-                new = top(size, f"{self.name(address)} takes too many values")
-            elif count > 3 and new.values is None:
-                new = widen(old, new, (), size, f"{self.name(address)} takes too many values")
-            cells[key] = new
-        self._notify(address, size)
+            return True
+        new = old if value is old else join(old, value)
+        if new is old or new == old:
+            return False
+        count = self.growth[key] = self.growth.get(key, 0) + 1
+        counting = (value.lo > old.hi or value.hi < old.lo) and self.region(value.lo) is None
+        if count > (_COUNTING if counting else _GROWTH):
+            new = top(size, f"{self.name(address)} takes too many values")
+        elif count > 3 and new.values is None:
+            new = widen(old, new, (), size, f"{self.name(address)} takes too many values")
+        cells[key] = new
+        return True
 
     def smear(self, region: Region, lo: int, hi: int, value: Abstract) -> None:
         """Add a value to all bytes of a part of an object."""
         if self.frozen or not region.writable:
             return
-        for index, (first, last, old) in enumerate(region.smears):
-            if first == lo and last == hi:
-                new = join(old, value)
-                if new == old:
-                    return
-                if len(region.smears) > 8 or new.values is None:
-                    new = top(8, value.why or old.why or f"stores of unknown place in {region.name}")
-                    if new == old:
-                        return
-                region.smears[index] = (lo, hi, new)
-                break
-        else:
-            region.smears.append((lo, hi, value))
+        grew = self.alone and _spread(region.smudges, region.name, lo, hi, value)
+        if not _spread(region.smears, region.name, lo, hi, value) and not grew:
+            return
         self.loaded.clear()
         for bucket in range(lo >> 3, min((hi + 7) >> 3, (lo >> 3) + 0x10000)):
             if bucket in self.readers:
@@ -241,9 +249,11 @@ class Memory:
         """From now on the kernel may change the object."""
         if self.frozen:
             return
-        if region.escaped or not region.writable:
+        if not region.writable:
             return
-        region.escaped = why
+        if self.alone:
+            region.lent = region.lent or why
+        region.escaped = region.escaped or why
         self.loaded.clear()
         for bucket in sorted(self.readers):
             if region.start >> 3 <= bucket <= region.end >> 3:
@@ -291,3 +301,20 @@ class Memory:
                 if size == self.word and region.start <= address < region.end:
                     result.append((address, value))
         return result
+
+
+def _spread(smears: list[tuple[int, int, Abstract]], name: str, lo: int, hi: int, value: Abstract) -> bool:
+    """Add to what was smeared over an object; tell whether that is new."""
+    for index, (first, last, old) in enumerate(smears):
+        if first == lo and last == hi:
+            new = join(old, value)
+            if new == old:
+                return False
+            if len(smears) > 8 or new.values is None:
+                new = top(8, value.why or old.why or f"stores of unknown place in {name}")
+                if new == old:
+                    return False
+            smears[index] = (lo, hi, new)
+            return True
+    smears.append((lo, hi, value))
+    return True

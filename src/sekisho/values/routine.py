@@ -4,7 +4,7 @@ Blocks are cut before every I/O instruction and behind every call, so that a seg
 first instruction. That makes segments the places from which protocols are built.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sekisho.flow.model import Block, Call, Edge, Function
@@ -255,51 +255,77 @@ _Live = dict[int, frozenset[Place]]
 
 
 def _live(routine: Routine, convention: Convention, at_call: Callable[[Call], frozenset[Place]]) -> tuple[_Live, _Live]:
-    """Return the registers live before and behind each stretch."""
-    every = frozenset(convention.names)
-    at_return = convention.saved | {convention.stack, convention.result}
-    if convention.word == 4:
-        at_return |= {convention.second}  # numbers of 64 bits come back in two registers
+    """Return the registers live before and behind each stretch. Sets are numbers here, with a bit for each register."""
+    numbers: dict[Place, int] = {}
+    sets: dict[int, frozenset[Place]] = {}
+
+    def bits(places: Iterable[Place]) -> int:
+        found = 0
+        for place in places:
+            bit = numbers.get(place)
+            if bit is None:
+                bit = numbers[place] = 1 << len(numbers)
+            found |= bit
+        return found
+
+    def places(found: int) -> frozenset[Place]:
+        known = sets.get(found)
+        if known is None:
+            known = sets[found] = frozenset([place for place, bit in numbers.items() if found & bit])
+        return known
+
+    clobbered = bits(convention.clobbered)
+    # Numbers of 64 bits come back in two registers.
+    second = {convention.second} if convention.word == 4 else set()
+    at_return = bits(convention.saved | {convention.stack, convention.result} | second)
     stretches = routine.stretches
     before: dict[int, list[int]] = {address: [] for address in stretches}
+    lost: dict[int, int] = {}
+    gained: dict[int, int] = {}
+    inputs: dict[int, int] = {}
+    depends: dict[int, list[tuple[int, int]]] = {}
+    written: dict[int, int] = {}
     for address, stretch in stretches.items():
         for edge in stretch.edges:
             if edge.target in before:
                 before[edge.target].append(address)
-    lives: _Live = dict.fromkeys(stretches, frozenset())
-    outs: _Live = dict.fromkeys(stretches, frozenset())
+        lose = gain = 0
+        call = stretch.call
+        if call is not None:
+            if (call.target is None or call.extern is not None) and not preserves(call.extern):
+                lose = clobbered
+            gain = bits(at_call(call))
+            if call.tail:
+                gain |= at_return
+        if stretch.ends == "return":
+            gain |= at_return
+        elif stretch.ends == "indirect":
+            gain |= bits(convention.names)
+        lost[address], gained[address] = lose, gain
+        segment = stretch.segment
+        inputs[address] = bits(segment.inputs)
+        changes = [(bits((place,)), bits(found)) for place, found in segment.depends.items()]
+        depends[address] = changes
+        written[address] = sum([bit for bit, _ in changes])
+    lives = dict.fromkeys(stretches, 0)
+    outs = dict.fromkeys(stretches, 0)
     todo = list(stretches)
     waiting = set(todo)
     while todo:
         address = todo.pop()
         waiting.discard(address)
-        stretch = stretches[address]
-        out: frozenset[Place] = frozenset()
-        for edge in stretch.edges:
-            out |= lives.get(edge.target, frozenset())
-        call = stretch.call
-        if call is not None:
-            if (call.target is None or call.extern is not None) and not preserves(call.extern):
-                out -= convention.clobbered
-            out |= at_call(call)
-            if call.tail:
-                out |= at_return
-        if stretch.ends in ("return", "indirect"):
-            out |= at_return if stretch.ends == "return" else every
-        segment = stretch.segment
-        live = set(segment.inputs)
-        for place in out:
-            depends = segment.depends.get(place)
-            if depends is None:
-                live.add(place)
-            else:
-                live |= depends
-        outs[address] = out
-        found = frozenset(live)
-        if found != lives[address]:
-            lives[address] = found
+        out = 0
+        for edge in stretches[address].edges:
+            out |= lives.get(edge.target, 0)
+        outs[address] = out = out & ~lost[address] | gained[address]
+        live = inputs[address] | out & ~written[address]
+        for bit, found in depends[address]:
+            if out & bit:
+                live |= found
+        if live != lives[address]:
+            lives[address] = live
             for earlier in before[address]:
                 if earlier not in waiting:
                     waiting.add(earlier)
                     todo.append(earlier)
-    return lives, outs
+    return {a: places(found) for a, found in lives.items()}, {a: places(found) for a, found in outs.items()}

@@ -394,7 +394,7 @@ class Slicer:
         found: defaultdict[int, set[int]] = defaultdict(set)
         for activation in self.recorder.activations.values():
             for link in activation.links.values() if activation.merged else ():
-                base = link.stack if link.tail else link.stack - word
+                base = link.stack - word
                 for offset in range(word, (_STACK_ARGUMENTS + 1) * word, word):
                     found[activation.stack + offset].add(base + offset)
         return found

@@ -38,6 +38,11 @@ class State:
                 found |= value.symbols  # type: ignore[union-attr]
         return found
 
+    def prune(self) -> None:
+        """Keep only the sets of those symbols that something here means."""
+        environment = self.environment
+        self.environment = {s: environment[s] for s in self.symbols() if s in environment}
+
     def compact(self) -> None:
         """Forget symbols that nothing means any more, and replace expressions that grew too large."""
         for place, value in self.registers.items():

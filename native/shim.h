@@ -23,6 +23,7 @@
 #define SHIM_FILES 65536
 #define SHIM_DOORBELLS 1024
 #define SHIM_LINES 256
+#define SHIM_MESSAGE 256 /* the line that stands for every message-signalled interrupt */
 
 struct vcpu;
 
@@ -91,7 +92,7 @@ struct vm {
 	shim_lock ordering; /* while tracing: records stand in the order in which the engine judged */
 	shim_lock rate;
 	uint64_t rate_time;
-	uint32_t rate_tokens;
+	_Atomic uint32_t rate_tokens;
 
 	bool synchronised; /* KVM leaves the registers in the run page */
 	bool kernel_irqchip, kernel_apic, kernel_pit;
@@ -100,6 +101,8 @@ struct vm {
 	_Atomic uint32_t epoch; /* raised by every reset */
 	_Atomic uint64_t judged;
 	_Atomic uint8_t levels[SHIM_LINES];
+	_Atomic uint8_t unseen[SHIM_LINES + 1]; /* lines that something else than the VMM raises, too */
+	_Atomic bool any_unseen;
 	uint64_t run_size;
 
 	struct kvm_ioeventfd doorbells[SHIM_DOORBELLS];
@@ -169,6 +172,7 @@ void shim_look_for_lines(struct vm *vm);
 int shim_run(struct vcpu *vcpu);
 void shim_statistics(struct vm *vm);
 void shim_line(struct vm *vm, uint32_t line, uint32_t level);
+void shim_message(struct vm *vm);
 
 /* shim_pci.c */
 bool pci_is_configuration(const struct pci *pci, const struct sekisho_event *event);
@@ -185,6 +189,7 @@ void pci_restart(struct vm *vm, bool known);
 bool pci_translate(const struct vm *vm, struct sekisho_event *event);
 
 /* shim_denial.c */
+bool shim_may_explain(struct vm *vm);
 void shim_denied(struct vcpu *vcpu, const struct sekisho_denial *denial, uint64_t ip, bool enforced);
 
 #endif

@@ -9,29 +9,44 @@
 #define RATE_BURST 64
 #define RATE_PER_SECOND 32
 
-/* A guest that hammers a denied port must not flood the log. */
-static bool within_rate(struct vm *vm)
+/* A denial after which nothing more comes is told in any case. */
+static bool is_urgent(const struct vm *vm)
+{
+	return vm->facts.on_denial != SEKISHO_DROP && atomic_load(&shim_channel->mode) == CHANNEL_ENFORCE;
+}
+
+/*
+ * A guest that hammers a denied port must not flood the log, and what is not logged need not be explained. Asked before every
+ * judgement: as long as there is something left, that is one look.
+ */
+bool shim_may_explain(struct vm *vm)
 {
 	struct timespec now;
 	uint64_t time, earned;
-	bool granted;
+	uint32_t tokens = atomic_load_explicit(&vm->rate_tokens, memory_order_relaxed);
 
+	if (tokens || is_urgent(vm))
+		return true;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	shim_acquire(&vm->rate);
-	if (!vm->rate_time) {
-		vm->rate_tokens = RATE_BURST;
-		vm->rate_time = time;
-	}
-	earned = (time - vm->rate_time) * RATE_PER_SECOND / 1000000000u;
+	earned = vm->rate_time ? (time - vm->rate_time) * RATE_PER_SECOND / 1000000000u : RATE_BURST;
 	if (earned) {
-		vm->rate_tokens = earned + vm->rate_tokens > RATE_BURST ? RATE_BURST : vm->rate_tokens + (uint32_t)earned;
 		vm->rate_time = time;
+		atomic_store(&vm->rate_tokens, earned > RATE_BURST ? RATE_BURST : (uint32_t)earned);
 	}
-	granted = vm->rate_tokens != 0;
-	vm->rate_tokens -= granted;
 	shim_release(&vm->rate);
-	return granted;
+	return earned != 0;
+}
+
+static bool within_rate(struct vm *vm)
+{
+	uint32_t tokens = atomic_load(&vm->rate_tokens);
+
+	while (tokens)
+		if (atomic_compare_exchange_weak(&vm->rate_tokens, &tokens, tokens - 1))
+			return true;
+	return false;
 }
 
 /* Appends a text with its final NUL; what does not fit is cut. */
@@ -58,7 +73,7 @@ static const char *kind_name(uint32_t kind)
 void shim_denied(struct vcpu *vcpu, const struct sekisho_denial *denial, uint64_t ip, bool enforced)
 {
 	struct vm *vm = vcpu->vm;
-	bool urgent = enforced && vm->facts.on_denial != SEKISHO_DROP;
+	bool urgent = is_urgent(vm);
 	struct denial_body body = {
 		.number = denial->event.number, .reason = denial->reason, .alternatives = denial->alternatives,
 		.runs = denial->run_count, .allowed = denial->allowed_count, .recent = denial->recent_count, .enforced = enforced,

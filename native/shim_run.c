@@ -84,14 +84,11 @@ static void trace_event(const struct sekisho_event *event, uint64_t ip, int verd
 	trace(&head, &data, event->data != NULL);
 }
 
-void shim_line(struct vm *vm, uint32_t line, uint32_t level)
+static void signal_line(struct vm *vm, uint32_t line, uint32_t level)
 {
 	struct record head = { .kind = RECORD_LINE, .vcpu = line, .count = level };
 	bool traced = tracing();
 
-	/* QEMU sets a line as often as it likes; what counts is the change. */
-	if (line >= SHIM_LINES || atomic_exchange(&vm->levels[line], (uint8_t)level) == level)
-		return;
 	shim_visit(vm);
 	if (traced)
 		shim_acquire(&vm->ordering);
@@ -103,12 +100,27 @@ void shim_line(struct vm *vm, uint32_t line, uint32_t level)
 	shim_depart(vm);
 }
 
+void shim_line(struct vm *vm, uint32_t line, uint32_t level)
+{
+	/* QEMU sets a line as often as it likes; what counts is the change. */
+	if (line < SHIM_LINES && atomic_exchange(&vm->levels[line], (uint8_t)level) != level)
+		signal_line(vm, line, level);
+}
+
+/* A message has no level to fall again: each one counts. Whose it is, nobody can tell: the guest chose its address and data. */
+void shim_message(struct vm *vm)
+{
+	signal_line(vm, SHIM_MESSAGE, 1);
+}
+
+/* What may have been raised without us counts as raised. */
 static void raise_unseen_lines(struct vm *vm)
 {
 	uint32_t line, device;
 
 	for (uint32_t i = 0; !sekisho_engine_line(vm->engine, i, &line, &device); i++)
-		sekisho_engine_signal(vm->engine, line, 1);
+		if (!vm->kernel_irqchip || (line <= SHIM_MESSAGE && atomic_load(&vm->unseen[line])))
+			sekisho_engine_signal(vm->engine, line, 1);
 }
 
 /* Back to the beginning, or to knowing nothing. */
@@ -337,16 +349,21 @@ static void expect_answer(struct vcpu *vcpu, const struct exit_request *request,
 	vcpu->event.data = request->data;
 }
 
+/* `denial` NULL: one more than the log takes. */
 static enum answer deny(struct vcpu *vcpu, struct exit_request *request, struct sekisho_denial *denial)
 {
 	struct vm *vm = vcpu->vm;
 	bool enforced = atomic_load_explicit(&shim_channel->mode, memory_order_relaxed) == CHANNEL_ENFORCE;
 
 	count(&vcpu->counters->denied);
-	read_registers(vcpu, request);
-	if (denial->event.site == SEKISHO_NO_SITE)
-		denial->event.site = find_site(vm, request);
-	shim_denied(vcpu, denial, request->ip, enforced);
+	if (denial) {
+		read_registers(vcpu, request);
+		if (denial->event.site == SEKISHO_NO_SITE)
+			denial->event.site = find_site(vm, request);
+		shim_denied(vcpu, denial, request->ip, enforced);
+	} else {
+		atomic_fetch_add(&shim_channel->dropped, 1);
+	}
 	if (!enforced)
 		return TO_VMM;
 	if (vm->facts.on_denial == SEKISHO_KILL)
@@ -373,7 +390,7 @@ static enum answer deny_configuration(struct vcpu *vcpu, struct exit_request *re
 		read_registers(vcpu, request);
 		trace_event(event, request->ip, SEKISHO_DENY);
 	}
-	return deny(vcpu, request, &denial);
+	return deny(vcpu, request, shim_may_explain(vcpu->vm) ? &denial : NULL);
 }
 
 /* A request at an address that the policy names. */
@@ -381,15 +398,15 @@ static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int sc
 {
 	struct vm *vm = vcpu->vm;
 	struct sekisho_denial denial;
-	bool traced = tracing();
+	bool traced = tracing(), explained = shim_may_explain(vm);
 	int verdict;
 
 	find_origin(vcpu, request);
-	if (!vm->kernel_irqchip && vm->facts.lines)
+	if (vm->facts.lines && (!vm->kernel_irqchip || atomic_load_explicit(&vm->any_unseen, memory_order_relaxed)))
 		raise_unseen_lines(vm);
 	if (traced)
 		shim_acquire(&vm->ordering);
-	verdict = sekisho_engine_request(vm->engine, &request->event, &denial);
+	verdict = sekisho_engine_request(vm->engine, &request->event, explained ? &denial : NULL);
 	if (traced) {
 		if (verdict == SEKISHO_DENY || request->event.direction == SEKISHO_OUT)
 			trace_event(&request->event, request->ip, verdict);
@@ -397,13 +414,13 @@ static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int sc
 	}
 	count(scope == SEKISHO_GUARDED ? &vcpu->counters->guarded : &vcpu->counters->followed);
 	count_device(vm, &request->event, verdict == SEKISHO_DENY);
-	if (verdict == SEKISHO_DENY || !(atomic_fetch_add_explicit(&vm->judged, 1, memory_order_relaxed) % STATISTICS_EVERY))
+	if ((verdict == SEKISHO_DENY && explained) || !(atomic_fetch_add_explicit(&vm->judged, 1, memory_order_relaxed) % STATISTICS_EVERY))
 		copy_statistics(vm);
 	if (verdict == SEKISHO_ALLOW) {
 		expect_answer(vcpu, request, true);
 		return TO_VMM;
 	}
-	return deny(vcpu, request, &denial);
+	return deny(vcpu, request, explained ? &denial : NULL);
 }
 
 /* What the policy and, in other PCI registers, the places of its devices have to say. */

@@ -17,6 +17,7 @@
 #define RESET_SELECTOR 0xf000
 #define RESET_BASE 0xffff0000
 #define RESET_IP 0xfff0
+#define IOAPIC_PINS 24
 
 static struct vm vms[SHIM_VMS];
 static _Atomic uint32_t vm_count;
@@ -318,6 +319,17 @@ static int create_device(struct vm *vm, uint32_t request, void *argument, bool i
 	return 0;
 }
 
+/* KVM raises this line itself when the file is written to (vhost, VFIO): from now on we may miss it. */
+static int set_irqfd(struct vm *vm, struct kvm_irqfd *irqfd)
+{
+	if (!(irqfd->flags & KVM_IRQFD_FLAG_DEASSIGN)) {
+		/* Beyond the pins of the interrupt controllers, routes lead to messages. */
+		atomic_store(&vm->unseen[irqfd->gsi < IOAPIC_PINS ? irqfd->gsi : SHIM_MESSAGE], 1);
+		atomic_store(&vm->any_unseen, true);
+	}
+	return (int)shim_ioctl(vm->file, KVM_IRQFD, irqfd);
+}
+
 static int observe_vm(struct vm *vm, uint32_t request, void *argument)
 {
 	const struct kvm_irq_level *line = argument;
@@ -345,6 +357,11 @@ static int observe_vm(struct vm *vm, uint32_t request, void *argument)
 			shim_line(vm, number, level);
 		return result;
 	}
+	case (uint32_t)KVM_SIGNAL_MSI:
+		shim_message(vm);
+		return (int)shim_ioctl(vm->file, request, argument);
+	case (uint32_t)KVM_IRQFD:
+		return set_irqfd(vm, argument);
 	case (uint32_t)KVM_IOEVENTFD:
 		return set_doorbell(vm, argument);
 	case (uint32_t)KVM_REGISTER_COALESCED_MMIO:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from sekisho.policy import Device, Policy, write
-from sekisho.protocol.model import END, Constants, Edge, Entry, Node, Protocol, Site, Window
+from sekisho.protocol.model import END, Constants, Edge, Entry, Global, Node, Protocol, Signal, Site, Window
 
 SEKISHO = (str(Path(sys.executable).with_name("sekisho")),)
 PRELUDE = Path(__file__).parent / "rom"
@@ -85,6 +87,19 @@ def policy_of(
     )
     defaults: dict[str, Any] = {"match": "sequence"}
     return Policy(1, devices=(Device("test", guarded, space=space),), protocols=(protocol,), **{**defaults, **settings})
+
+
+def after_line(line: int) -> Policy:
+    """Allows a write to 0x3ff once each time after `line` was raised."""
+    base = policy_of(Request("out", 0x3FF))
+    protocol = replace(
+        base.protocols[0],
+        globals=(Global("raised"),),
+        entries=(Entry("handler", "irq", (Edge("place0", when="raised == 1", set={"raised": "0"}),)),),
+        slots={"irq": 1},
+        signals=(Signal(line, 1, {"raised": "1"}),),
+    )
+    return replace(base, devices=(Device("test", ("0x3ff",), lines=(line,)),), protocols=(protocol,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from sekisho.policy import Device
-from sekisho.protocol.model import Edge, Entry, Global, Signal
-from tests.monitor.bare_metal import Request, policy_of, run_guest
+from tests.monitor.bare_metal import Request, after_line, policy_of, run_guest
 
 pytestmark = pytest.mark.kvm
 
@@ -98,20 +97,43 @@ def test_interrupt_controllers_in_memory_are_refused_inside_kvm_and_filtered_out
     assert (outcome.told, outcome.code) == (b"\xff\xff\xff\xff", 1)
 
 
+EDU_MESSAGE = """
+    unreal
+    write 4, 0xcf8, 0x80002810
+    write 4, 0xcfc, 0xfe000000
+    write 4, 0xcf8, 0x80002804
+    write 2, 0xcfc, 6
+    write 4, 0xcf8, 0x80002844      # its MSI capability: address, data, enable
+    write 4, 0xcfc, 0xfee00000
+    write 4, 0xcf8, 0x8000284c
+    write 2, 0xcfc, 0x30
+    write 4, 0xcf8, 0x80002840
+    write 2, 0xcfe, 1
+"""
+RAISE = "mov $0xfe000060, %ebx\nmovl $1, (%ebx)\n"
+MESSAGES = 256
+"""The line that stands for every message-signalled interrupt."""
+
+
+@pytest.mark.parametrize(
+    ("body", "denied"),
+    [
+        pytest.param("write 1, 0x3ff, 1", 1, id="none"),
+        pytest.param(f"{RAISE}write 1, 0x3ff, 1\nwrite 1, 0x3ff, 1", 1, id="one"),
+        pytest.param(f"{RAISE}write 1, 0x3ff, 1\n{RAISE}write 1, 0x3ff, 1", 0, id="each counts"),
+    ],
+)
+def test_interrupts_by_message_are_seen(body: str, denied: int, tmp_path: Path) -> None:
+    outcome = run_guest(f"{EDU_MESSAGE}{body}\ndone", tmp_path, after_line(MESSAGES), "-device", "edu,addr=5")
+    assert (outcome.code, outcome.summary["denied"]) == (1, denied), outcome.errors
+    assert [event["line"] for event in outcome.trace if event["space"] == "irq"] == [MESSAGES] * body.count(RAISE)
+
+
 @pytest.mark.parametrize(("irqchip", "seen"), [("on", True), ("split", False), ("off", False)])
 def test_where_the_interrupt_lines_are_not_kvms_the_log_says_so_and_runs_may_open(
     irqchip: str, seen: bool, tmp_path: Path
 ) -> None:
     """The policy allows a write only after line 4 was raised, which the guest never has done."""
-    base = policy_of(Request("out", 0x3FF))
-    protocol = replace(
-        base.protocols[0],
-        globals=(Global("raised"),),
-        entries=(Entry("handler", "irq", (Edge("place0", when="raised == 1"),)),),
-        slots={"irq": 1},
-        signals=(Signal(4, 1, {"raised": "1"}),),
-    )
-    policy = replace(base, devices=(Device("test", ("0x3ff",), lines=(4,)),), protocols=(protocol,))
-    outcome = run_guest("write 1, 0x3ff, 1\ndone", tmp_path, policy, "-machine", f"kernel-irqchip={irqchip}")
+    outcome = run_guest("write 1, 0x3ff, 1\ndone", tmp_path, after_line(4), "-machine", f"kernel-irqchip={irqchip}")
     assert outcome.summary["denied"] == (1 if seen else 0)
     assert bool(outcome.of_type("note")) is not seen

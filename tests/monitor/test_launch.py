@@ -16,6 +16,7 @@ from tests.monitor.bare_metal import (
     PATIENCE,
     SEKISHO,
     Request,
+    after_line,
     assemble,
     environment,
     eventually,
@@ -68,6 +69,22 @@ def test_registers_written_back_at_the_reset_vector_are_no_reset(vmm: Path, tmp_
     code, output, _ = _run([str(vmm), "reset", WRITES_41_42_AND_READS], tmp_path)
     assert (code, output.splitlines()[:-1]) == (0, ["out 3ff 41", "in 3ff 5a"])
     assert '"resets": 0' in output
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(("how", "denied"), [("irqchip", 1), ("irqfd", 0)])
+def test_a_line_that_others_than_the_vmm_raise_counts_as_raised(
+    how: str, denied: int, vmm: Path, tmp_path: Path
+) -> None:
+    # mov dx, 3ff; out dx, al; out dx, al; mov dx, 80; out dx, al; hlt, from which nothing comes back here. This VMM does not
+    # begin at the reset vector: the line may have been raised before the first write, not again before the second.
+    command = filtered([str(vmm), how, "baff03eeeeba8000eef4"], after_line(4), tmp_path)
+    process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    trace = tmp_path / "trace"
+    eventually(lambda: trace.exists() and '"address":128' in trace.read_text(), "the guest's second write")
+    process.terminate()
+    process.communicate(timeout=PATIENCE)
+    assert trace.read_text().count('"deny"') == denied
 
 
 @pytest.mark.kvm

@@ -10,6 +10,8 @@
  *   empty   creates a VM without vCPUs
  *   reset   the code is at the reset vector; before it begins the registers are read and written back as they are, as QEMU's
  *           monitor does to show them
+ *   irqchip interrupt controllers in KVM
+ *   irqfd   the same, and a file by which somebody else raises line 4
  *   split   every request is completed by a KVM_RUN of its own that is told to return at once
  */
 #include <errno.h>
@@ -19,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -46,10 +49,12 @@ static int open_kvm(void)
 	return kvm;
 }
 
-static struct machine create(int kvm, const unsigned char *code, size_t size, bool at_reset)
+static struct machine create(int kvm, const unsigned char *code, size_t size, const char *how)
 {
+	bool at_reset = !strcmp(how, "reset");
 	struct machine machine = { .vm = ioctl(kvm, KVM_CREATE_VM, 0) };
 	struct kvm_userspace_memory_region region = { .memory_size = 0x10000 };
+	struct kvm_irqfd file = { .fd = (unsigned int)eventfd(0, 0), .gsi = 4 };
 	struct kvm_sregs segments;
 	struct kvm_regs registers = { .rip = CODE, .rflags = 2 };
 	unsigned char *memory = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -61,6 +66,10 @@ static struct machine create(int kvm, const unsigned char *code, size_t size, bo
 	region.userspace_addr = (unsigned long)memory;
 	if (ioctl(machine.vm, KVM_SET_USER_MEMORY_REGION, &region))
 		fail("KVM_SET_USER_MEMORY_REGION");
+	if (!strncmp(how, "irq", 3) && ioctl(machine.vm, KVM_CREATE_IRQCHIP, 0))
+		fail("KVM_CREATE_IRQCHIP");
+	if (!strcmp(how, "irqfd") && ioctl(machine.vm, KVM_IRQFD, &file))
+		fail("KVM_IRQFD");
 	machine.vcpu = ioctl(machine.vm, KVM_CREATE_VCPU, 0);
 	if (machine.vcpu < 0)
 		fail("KVM_CREATE_VCPU");
@@ -158,7 +167,7 @@ int main(int count, char **arguments)
 		sleep(60);
 		return 0;
 	}
-	machine = create(kvm, code, size, !strcmp(how, "reset"));
+	machine = create(kvm, code, size, how);
 	if (!strcmp(how, "reset"))
 		synchronise(&machine);
 	if (!strcmp(how, "fork") && !fork()) {
@@ -174,7 +183,7 @@ int main(int count, char **arguments)
 		machine.vcpu = dup(machine.vcpu);
 	run(&machine, !strcmp(how, "split"));
 	if (!strcmp(how, "two")) {
-		machine = create(kvm, code, size, false);
+		machine = create(kvm, code, size, how);
 		run(&machine, 0);
 	}
 	while (wait(NULL) > 0)

@@ -6,3 +6,5 @@ foreach(program attack floppy)
   target_link_options(guest-${program} PRIVATE -static)
   install(TARGETS guest-${program} RUNTIME DESTINATION sekisho/lab/guest)
 endforeach()
+# Compiled by the lab itself, against the headers of the guest's kernel.
+install(FILES guest/mimic/mimic.c DESTINATION sekisho/lab/guest)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sekisho.errors import SekishoError
-from sekisho.lab import attack, floppy, ide
+from sekisho.lab import attack, floppy, ide, mimic
 
 
 class Machine(StrEnum):
@@ -50,7 +50,10 @@ def lab(
         list[Path] | None, typer.Option(help="Filter by this policy; without one nothing is filtered.")
     ] = None,
     attacks: Annotated[
-        list[str] | None, typer.Option("--attack", help=f"Then attack: {', '.join(attack.names())}, all, or a file.")
+        list[str] | None,
+        typer.Option(
+            "--attack", help=f"Then attack: {', '.join((*attack.names(), *mimic.names()))}, all, mimics, or a file."
+        ),
     ] = None,
     workload: Annotated[Workload, typer.Option(help="What the guest does first.")] = Workload.standard,
     kernel: Annotated[Kernel, typer.Option(help="The guest's kernel, by Debian suite.")] = Kernel.bookworm,
@@ -82,7 +85,7 @@ def lab(
         else:
             _show_ide(died)
         raise typer.Exit(0 if died.kept else 1)
-    names = [name for given in attacks or () for name in (_aimed_at_floppy() if given == "all" else [given])]
+    names = [name for given in attacks or () for name in _attacks(given)]
     plan = floppy.Plan(
         policies=tuple(policy or ()),
         attacks=tuple(names),
@@ -117,6 +120,11 @@ def _show_ide(report: ide.Report) -> None:
     console.print(table)
 
 
+def _attacks(given: str) -> list[str]:
+    """Return the attacks that a word stands for."""
+    return {"all": _aimed_at_floppy(), "mimics": mimic.names()}.get(given, [given])
+
+
 def _aimed_at_floppy() -> list[str]:
     return [name for name in attack.names() if attack.load(name).device == "isa-fdc"]
 
@@ -134,4 +142,11 @@ def _show(report: floppy.Report) -> None:
         table = Table("attack", "requests", "denied", "reached the device")
         for name, part in report.attacks.items():
             table.add_row(name, str(part.events), str(part.denied), str(part.reached_device))
+        console.print(table)
+    if report.mimics:
+        table = Table("mimic", "requests", "denied", "the first", "FIFO writes without a reset", "harm")
+        for name, each in report.mimics.items():
+            first = "-" if each.first_denied is None else str(each.first_denied)
+            harm = "yes" if each.harm else "no"
+            table.add_row(name, str(each.events), str(each.denied), first, str(each.fifo_writes), harm)
         console.print(table)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sekisho.lab import attack, debian, host, machine
+from sekisho.lab import attack, debian, host, machine, mimic, module
 from sekisho.lab.host import Host
 from sekisho.lab.session import SCRATCH, Job, Outcome
 from sekisho.policy.catalogue import device
@@ -46,9 +46,6 @@ _USER_SPACE = 1 << 47
 _WITNESSES = {"isa-fdc": "fdc_ioport_*", "piix-ide": "ide_*,bmdma_*"}
 _FDC_EVENT = re.compile(r"fdc_ioport_(read|write) .*reg 0x([0-9a-f]+) val 0x([0-9a-f]+)")
 _FDC_BASE = 0x3F0
-
-NOBODY = "0x0f00"
-"""A port at which no machine of the lab has a device."""
 
 DENIALS = 50
 """At most so many denials go into a report in full."""
@@ -86,6 +83,7 @@ class Report:
     attack_denied: int = 0
     attack_reached_device: int = 0
     attacks: dict[str, AttackReport] = field(default_factory=dict)
+    mimics: dict[str, mimic.MimicReport] = field(default_factory=dict)
     sections: list[dict[str, int]] = field(default_factory=list)
     vmm_code: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -93,13 +91,16 @@ class Report:
     @property
     def kept(self) -> bool:
         """Whether the work was done and, under a filter, nothing of it denied and none of an attack let through."""
-        held = not self.filtered or (self.denied == 0 and self.attack_reached_device == 0)
+        harmed = any(each.harm for each in self.mimics.values())
+        held = not self.filtered or (self.denied == 0 and self.attack_reached_device == 0 and not harmed)
         return self.workload_ok and held and self.attack_denied == (self.attack_events if self.filtered else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: policies (none: no filter), attacks by name, the workload, the guest's kernel and CPUs, the host."""
+    """What to run: policies (none: no filter), attacks by name (known ones, and those of `sekisho.lab.mimic`), the
+    workload, the guest's kernel and CPUs, the host.
+    """
 
     policies: tuple[Path, ...] = ()
     attacks: tuple[str, ...] = ()
@@ -114,12 +115,18 @@ class Plan:
 
 def run(plan: Plan) -> Report:
     """Run `plan` in a fresh machine and report. Raises `SekishoError` when the machine cannot be had."""
-    known = [attack.load(name) for name in plan.attacks]
+    mimics = [name for name in plan.attacks if name.startswith(mimic.PREFIX)]
+    known = [attack.load(name) for name in plan.attacks if name not in mimics]
     forms = {f"{each.name}.{form}": (each, requests) for each in known for form, requests in each.forms.items()}
     files = {
         f"attacks/{number:02}-{name}": attack.lines(form) for number, (name, (_, form)) in enumerate(forms.items())
     }
     parts = (*_PARTS[plan.workload], *(("attacks",) if forms else ()))
+    if mimics:
+        parts = (*(parts if "disk" in parts else ("disk", *parts)), "mimics")
+        places = mimic.driver(plan.kernel)
+        files |= {f"mimics/{number:02}-{name}": mimic.script(name, places) for number, name in enumerate(mimics)}
+        files["modules/mimic.ko"] = module.build(machine.program("mimic.c"), plan.kernel).read_bytes()
     boot = machine.guest(plan.kernel, parts, files)
     arguments = [argument for each in known for argument in each.qemu_arguments]
     devices = sorted({each.device for each in known} | {"isa-fdc"})
@@ -128,11 +135,18 @@ def run(plan: Plan) -> Report:
         vmm = [*machine.qemu(plan.qemu), *_machine(plan.cpus), *boot.arguments(), *arguments]
         vmm += ["-trace", f"enable={','.join(_WITNESSES[name] for name in devices)}".replace(",", ",enable=")]
         vmm += ["-D", str(results / "vmm.log")]
-        outcome = host.run(Job([*_filter(plan, results), *vmm], _TIMEOUT[plan.workload], plan.cpus), results, where)
+        outcome = host.run(
+            Job([*_filter(plan, results), *vmm], _TIMEOUT[plan.workload] + 60 * len(mimics), plan.cpus), results, where
+        )
         report = Report(debian.kernel(plan.kernel).release, plan.cpus, where, bool(plan.policies))
         _take_outcome(report, outcome, STEPS[plan.workload])
         events = list(_trace(results / "trace.jsonl"))
+        windows = _windows(events)
         _count(report, events, results / "vmm.log", outcome, forms)
+        report.mimics = {name: mimic.judge(name, window) for name, window in zip(mimics, windows, strict=False)}
+        for name in mimics[len(windows) :]:
+            report.steps[name] = "not reached"
+            report.workload_ok = False
         report.denials = _denials(results / "log.jsonl")
         for source, target in ((results / "trace.jsonl", plan.trace), (results / "log.jsonl", plan.log)):
             if target is not None and source.exists():
@@ -160,10 +174,10 @@ def _filter(plan: Plan, results: Path) -> list[str]:
     if plan.policies:
         options += ["--log", f"{SCRATCH}/log.jsonl", "--mode", "enforce"]
         policies = [path.resolve() for path in plan.policies]
-    elif plan.trace is not None:
+    elif plan.trace is not None or any(name.startswith(mimic.PREFIX) for name in plan.attacks):
         # A trace holds every request, whoever guards its address; this guards one that nobody has.
         recorder = results / "recorder.json"
-        nobody = Device("nobody", (NOBODY,), lines=device("isa-fdc").lines)
+        nobody = Device("nobody", (f"{mimic.MARKER:#06x}",), lines=device("isa-fdc").lines)
         recorder.write_bytes(msgspec.json.encode(Policy(VERSION, devices=(nobody,))))
         options += ["--mode", "audit"]
         policies = [recorder]
@@ -195,10 +209,12 @@ def _sections(said: Iterable[str]) -> list[dict[str, int]]:
 
 
 def _trace(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the I/O events of the trace, those of the attack program marked `"mark": "attack"`."""
+    """Yield the I/O events of the trace, those of an attack marked `"mark": "attack"`, those of a mimic `"mimic"` (from
+    its first marker on also what the driver does: its state is no longer the driver's own).
+    """
     if not path.exists():
         return
-    kernel_seen = False
+    kernel_seen = mimicked = False
     with path.open() as file:
         for line in file:
             event = json.loads(line)
@@ -206,9 +222,26 @@ def _trace(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             kernel_seen |= event["ip"] >= _USER_SPACE
             # Before the kernel runs, low addresses are those of the firmware.
-            if kernel_seen and event["ip"] < _USER_SPACE:
+            mimicked |= event["address"] == mimic.MARKER
+            if mimicked:
+                event["mark"] = "mimic"
+            elif kernel_seen and event["ip"] < _USER_SPACE:
                 event["mark"] = "attack"
             yield event
+
+
+def _windows(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the requests of each mimic: those between its markers."""
+    windows: list[list[dict[str, Any]]] = []
+    inside = False
+    for event in events:
+        if event["address"] == mimic.MARKER:
+            inside = event["data"] == "01"
+            if inside:
+                windows.append([])
+        elif inside:
+            windows[-1].append(event)
+    return windows
 
 
 def _count(

@@ -18,7 +18,7 @@ from sekisho.report.batch import Settings, analyse
 from sekisho.report.reasons import reasons
 from sekisho.values.options import Options
 
-SECONDS = 120.0
+SECONDS = 60.0
 """Processor time for one module."""
 
 _IN_OR_OUT = re.compile(rb"\t(?:rep\w* )?(?:in|out|ins|outs)[bwl]? +[%$(]")

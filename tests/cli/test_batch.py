@@ -70,12 +70,13 @@ def test_reasons_are_counted_over_all_files(tmp_path: Path) -> None:
     assert "2 files" in shown
 
 
-def test_past_a_limit_every_site_is_unknown_with_the_reason(tmp_path: Path) -> None:
+def test_past_a_limit_that_is_told(tmp_path: Path) -> None:
+    """What is known nevertheless comes from the code around the instruction."""
     path = driver(tmp_path, "a.ko", OUT)
     (result,) = analyse([path], Settings(options=Options(visits=0)))
     assert isinstance(result, Result)
-    assert result.unfinished
-    assert [(site.resolved, site.reason) for site in result.sites] == [(False, result.unfinished)]
+    assert result.unfinished == "not finished after 0 steps"
+    assert [(site.resolved, site.ports) for site in result.sites] == [(True, (0x3F6,))]
 
 
 def test_the_memory_for_a_file_is_limited(tmp_path: Path) -> None:

@@ -30,9 +30,7 @@ _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "un
 
 def interpret(module: Module, options: Options | None = None, kind: type[Interpreter] = Interpreter) -> Interpreter:
     """Return the finished interpretation of a module. `complete` is false on it if the time limit was reached."""
-    expression.forget()
-    abstract.forget()
-    condition.forget()
+    _forget()
     options = options or Options()
     interpreter = kind(module, options)
     if options.seconds is not None:
@@ -50,6 +48,13 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     except OutOfTimeError:
         interpreter.complete = False
     return interpreter
+
+
+def _forget() -> None:
+    """Begin anew: no result depends on the analysis before."""
+    expression.forget()
+    abstract.forget()
+    condition.forget()
 
 
 def _set_parameters(interpreter: Interpreter, options: Options) -> None:
@@ -74,7 +79,7 @@ def _set_parameters(interpreter: Interpreter, options: Options) -> None:
 def analyze(module: Module, options: Options | None = None, slices: bool = False) -> Analysis:
     """Return what every I/O instruction of a module may do; with `slices` also what decides it, which takes longer."""
     if not slices:
-        return report(_complete(interpret(module, options)))
+        return _report(_complete(interpret(module, options)))
     found, slicer = explained(module, options)
     instructions = {instruction.address: instruction for _, instruction in module.sites}
     sites = (
@@ -90,7 +95,7 @@ def explained(module: Module, options: Options | None = None) -> tuple[Analysis,
 
     recorder = interpret(module, options, Recorder)
     assert isinstance(recorder, Recorder)
-    return report(_complete(recorder)), Slicer(recorder)
+    return _report(_complete(recorder)), Slicer(recorder)
 
 
 def _complete(interpreter: Interpreter) -> Interpreter:
@@ -102,6 +107,27 @@ def _complete(interpreter: Interpreter) -> Interpreter:
         except OutOfTimeError:
             interpreter.complete = False
     return interpreter
+
+
+def _report(interpreter: Interpreter) -> Analysis:
+    """Return the grades of an interpretation, or, if it was not finished, what the code around each site says."""
+    if interpreter.complete:
+        return report(interpreter)
+    from sekisho.values.local import WHY, Local
+
+    options = interpreter.options
+    limit = _limit(interpreter)
+    _forget()
+    local = Local(interpreter.module, replace(options, visits=Options().visits))
+    if options.seconds is not None:
+        local.deadline = time.process_time() + options.seconds / 2
+    local.enter_all()
+    try:
+        local.run()
+    except OutOfTimeError:
+        return report(interpreter)
+    found = report(local)
+    return replace(found, unfinished=limit, widenings=(Widening(None, f"{limit}: {WHY}"), *found.widenings))
 
 
 def report(interpreter: Interpreter) -> Analysis:
@@ -168,7 +194,7 @@ def _site(interpreter: Interpreter, function: Function, instruction: Instruction
     if not interpreter.complete:
         ports = [Grade((), "unknown", _limit(interpreter))]
         values = list(ports)
-    elif not nodes:
+    elif not ports:
         reason = "never reached under the assumptions"
     port_kind, value_kind = _worst(ports), _worst(values) if writes else None
     resolved = port_kind != "unknown" and value_kind != "unknown"

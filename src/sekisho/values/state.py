@@ -251,7 +251,9 @@ class Joiner:
         if walks and loop and merged.values is not None and merged.hi > 0xFFFF:
             object_ = self.extent(a)
             if object_ is not None and (merged.hi > object_[1] or merged.lo < object_[0]):
-                merged = finite(v for v in merged.values if object_[0] <= v <= object_[1])
+                inside = [v for v in merged.values if object_[0] <= v <= object_[1]]
+                if inside:
+                    merged = finite(inside)
                 if merged == a:
                     return a
         if not walks and merged.values is not None and all(v > 0xFFFFF or v == 0 for v in merged.values):

@@ -17,8 +17,8 @@ ALWAYS = {"index-in-array", "unknown-pointers", "slots"}
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (Options(), ALWAYS | {"default-parameters", "init-first", "no-wrap"}),
-        (Options(assume_default_params=False, init_first=False, no_wrap=False), ALWAYS),
+        (Options(), ALWAYS | {"base-set", "default-parameters", "init-first", "no-wrap"}),
+        (Options(assume_default_params=False, base_set=False, init_first=False, no_wrap=False), ALWAYS),
     ],
 )
 def test_the_assumptions_in_force_are_in_the_protocol(options: Options, names: set[str], tmp_path: Path) -> None:

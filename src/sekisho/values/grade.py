@@ -11,6 +11,7 @@ from sekisho.values.expression import Expression, Value, evaluate, linear, names
 from sekisho.values.interpreter import Interpreter
 from sekisho.values.model import Kind
 from sekisho.values.operation import mask, signed
+from sekisho.values.state import MADE
 
 _LISTED = 256
 _DEVICE = "read at "
@@ -36,10 +37,6 @@ def grade_port(interpreter: Interpreter, port: Value, environment: dict[Expressi
     terms, offset = linear(port)
     members = found.members(_LISTED)
     if members is not None:
-        if interpreter.options.no_wrap and offset and len(terms) == 1 and isinstance(port, Expression):
-            # A base of -1 (no such device) plus an offset is no port.
-            kept = [number for number in members if number >= offset or offset > 0x7FFF]
-            members = kept or members
         return Grade(tuple(members), "constant set")
     bases: list[str] = []
     offsets = {offset}
@@ -88,7 +85,7 @@ def _reasons(value: Expression, environment: dict[Expression, Abstract]) -> str:
 def _origin(interpreter: Interpreter, only: Expression, environment: dict[Expression, Abstract]) -> str:
     """Return whose value a symbol is: the device's, a variable's of the driver, somebody else's."""
     text = interpreter.sources.get(only, "")
-    if text.startswith(_DEVICE):
+    if text.removeprefix(MADE).startswith(_DEVICE):
         return "device"
     if only in interpreter.cells:
         found = environment.get(only)

@@ -8,6 +8,7 @@ merged into one. The state holds registers and stack; all other memory is common
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import gcd
@@ -20,6 +21,7 @@ from sekisho.values.expression import (
     Expression,
     Value,
     anything,
+    compute_each,
     linear,
     make,
     names,
@@ -34,7 +36,7 @@ from sekisho.values.operation import _BINARY, mask, signed
 from sekisho.values.options import Options
 from sekisho.values.routine import Routine, Stretch, named, parameters, prepare, preserves, program_of
 from sekisho.values.segment import ARITHMETIC, Step
-from sekisho.values.state import Joiner, Slots, State, rename
+from sekisho.values.state import Joiner, Slots, State, described, rename
 
 STACK_FIRST = {8: 0x7000_0000_0000, 4: 0xE000_0000}
 STACK_STEP = {8: 0x100_0000, 4: 0x4_0000}
@@ -42,6 +44,9 @@ _ENUMERATE = 256
 _GIVEN = 4
 """A call that gives more different arguments than this is not looked at for each of them."""
 _PAGE = 0x1000
+_BASES = 0x100
+"""Devices that drivers are told the place of have ports from here on (below are those of the board itself)."""
+_LOST = "what the stack holds here is not known"
 _EARLY = -1
 """Slot that marks the states of init in which it still runs alone."""
 _LATE = -2
@@ -144,6 +149,10 @@ class Node:
     """State, its slots, and all that was loaded at the last visit, where it depends on no more."""
 
 
+class _ImpossibleError(Exception):
+    """What a stretch does cannot happen under the assumptions."""
+
+
 class OutOfTimeError(Exception):
     """The time limit was reached; what is left must be widened."""
 
@@ -230,7 +239,8 @@ class Interpreter:
             ):
                 raise OutOfTimeError
             self.current = node
-            self._visit(node)
+            with suppress(_ImpossibleError):
+                self._visit(node)
 
     def _settled(self, node: Node) -> bool:
         """Whether a visit would repeat the last one: memory has grown, but not in what the node loads from it."""
@@ -434,7 +444,7 @@ class Interpreter:
         number = node.number
         gone = [s for s in state.environment if s.name[0] == "step" and s.name[1] == number]
         if gone:
-            rename(state, frozenset(gone), number)
+            rename(state, frozenset(gone), number, self.sources)
         program = program_of(stretch)
         values: list[Value] = list(program.constants)
         registers = state.registers
@@ -492,8 +502,9 @@ class Interpreter:
             return self._select(node, state, step, operands)
         if kind == "unknown":
             return self._result(node, state, step, top(step.size, "an instruction that is not followed"), "")
-        touch = Touch(step, operands, state.environment)
-        node.touches.append(touch)
+        if kind in ("in", "out", "ins", "outs"):
+            operands = (self._based(state, operands[0]), *operands[1:])
+        node.touches.append(Touch(step, operands, state.environment))
         if kind == "in":
             self._publish(state)
             return self._result(node, state, step, top(step.size), f"read at {self.where(step.address)}")
@@ -502,6 +513,40 @@ class Interpreter:
         elif kind in ("fill", "copy", "ins"):
             self._string(node, state, step, operands)
         return 0
+
+    def _based(self, state: State, port: Value) -> Value:
+        """Leave out what no port is under the assumptions: bases that mark an absent device, or were not set."""
+        options = self.options
+        if isinstance(port, int) or not (options.no_wrap or options.base_set):
+            return port
+        terms, offset = linear(port)
+        only = port.only
+        numbers = state.abstract(port if only is None or port.weak else only).members(_ENUMERATE)
+        if len(terms) != 1 or numbers is None or len(numbers) < 2:
+            return port
+        ports = numbers if only is None or port.weak else compute_each(port, only, numbers)
+        absent = {n for n, number in zip(numbers, ports, strict=True) if options.no_wrap and number < offset <= 0x7FFF}
+        unset: set[int] = set()
+        if options.base_set and only is not None and self._unset(only):
+            bases = {n: (number - offset) & mask(port.size) for n, number in zip(numbers, ports, strict=True)}
+            if all(base == 0 or base >= _BASES or n in absent for n, base in bases.items()):
+                unset = {n for n, base in bases.items() if base == 0}
+        kept = [number for number in numbers if number not in absent and number not in unset]
+        if not kept and unset:
+            raise _ImpossibleError
+        if not kept or len(kept) == len(numbers):
+            return port
+        if only is None or port.weak:
+            return anything(finite(kept), port.size)
+        state.environment[only] = finite(kept)
+        return port
+
+    def _unset(self, loaded: Expression) -> bool:
+        """Whether a symbol was loaded from variables that are 0 at first."""
+        places, size = self.cells.get(loaded, ((), 0))
+        return bool(places) and all(
+            self.memory.is_heap(place) or self.image.read_integer(place, size) == 0 for place in places
+        )
 
     def _select(self, node: Node, state: State, step: Step, operands: tuple[Value, ...]) -> Value:
         condition, then, otherwise = operands
@@ -525,14 +570,7 @@ class Interpreter:
 
     def _text(self, *values: Value) -> str:
         """Return what values are made of, in words."""
-        parts = {
-            text
-            for value in values
-            if isinstance(value, Expression)
-            for used in value.symbols
-            for text in self.sources.get(used, "").split(" | ")
-        }
-        return " | ".join(sorted(parts - {""})[:4])
+        return " | ".join(sorted(described(values, self.sources))[:4])
 
     # Addresses
 
@@ -678,8 +716,10 @@ class Interpreter:
                 value = _slot(state.slots, address, size)
                 if value is not None:
                     return value
-                unknown = top(size, "what the stack holds here is not known")
-                return self._result(node, state, step, unknown, self._on_stack(node, address))
+                value = _partly(state.slots, address, size, _LOST)
+                if value is not None:
+                    return value
+                return self._result(node, state, step, top(size, _LOST), self._on_stack(node, address))
             if self._early(state):
                 value = _slot(state.slots, address, size)
                 if value is not None:
@@ -705,7 +745,7 @@ class Interpreter:
         for address in places:
             if first_stack <= address < end_of_stacks:
                 value = _slot(state.slots, address, size)
-                part = top(size, "what the stack holds here is not known") if value is None else state.abstract(value)
+                part = top(size, _LOST) if value is None else state.abstract(value)
             else:
                 part = load(address, size, node, early)
                 if early:
@@ -1026,9 +1066,7 @@ class Interpreter:
             for origin in origins:
                 if self.is_stack(origin):
                     value = _slot(state.slots, origin + offset, width)
-                    part = (
-                        top(width, "what the stack holds here is not known") if value is None else state.abstract(value)
-                    )
+                    part = top(width, _LOST) if value is None else state.abstract(value)
                 else:
                     value = _slot(state.slots, origin + offset, width) if self._early(state) else None
                     part = (
@@ -1538,7 +1576,7 @@ class Interpreter:
         inside = self._closure(activation.routine.function.address)
         stale = frozenset([s for s in before.environment if self.owners.get(s) in inside])
         if stale:
-            rename(before, stale, link.caller.number, "former")
+            rename(before, stale, link.caller.number, self.sources, "former")
             registers = before.registers
         for place in (convention.result, convention.second):
             value = state.registers.get(place)
@@ -1629,7 +1667,7 @@ class Interpreter:
         if gone in state.environment or any(
             isinstance(v, Expression) and gone in v.symbols for v in state.registers.values()
         ):
-            rename(state, frozenset((gone,)), node.number, "former")
+            rename(state, frozenset((gone,)), node.number, self.sources, "former")
         self.sources[gone] = f"{name}()"
         self.owners[gone] = node.activation.routine.function.address
         present = [a for a in arguments if a is not None]
@@ -1765,6 +1803,23 @@ def _slot(slots: Slots, address: int, size: int) -> Value | None:
                 return make("subpiece", size, (found[1], back), found[0])
             return None
     return None
+
+
+def _partly(slots: Slots, address: int, size: int, unknown: str) -> Value | None:
+    """Return what `size` bytes at `address` hold, of which only some are known; None if none are."""
+    if not any(start in slots for start in range(address, address + size)):
+        return None
+    whole: Value = 0
+    done = 0
+    while done < size:
+        found = slots.get(address + done)
+        if found is not None and found[0] <= size - done:
+            length, part = found
+        else:
+            length, part = 1, anything(top(1, unknown), 1)
+        whole = part if not done else make("piece", done + length, (part, whole), done)
+        done += length
+    return whole
 
 
 def _put(slots: Slots, address: int, size: int, value: Value) -> None:

@@ -14,7 +14,8 @@ class Options:
     `params` fixes module parameters (see `parameters.fixed`) to values, of an array to its first elements'; with
     `assume_default_params` the others have their initial values, without it they are anything. `init_first`: nothing
     else of the driver runs before its init function first waits, makes a request or returns. `no_wrap`: adding an
-    offset to a port does not wrap round (a base of -1 marks an absent device). `seconds` limits the time; what is not
+    offset to a port does not wrap round (a base of -1 marks an absent device). `base_set`: a variable that holds the
+    base of ports is not used before it is set (its first 0 is no base). `seconds` limits the time; what is not
     finished then is widened.
     """
 
@@ -22,6 +23,7 @@ class Options:
     assume_default_params: bool = True
     init_first: bool = True
     no_wrap: bool = True
+    base_set: bool = True
     depth: int = 12
     contexts: int = 2500
     rounds: int = 16
@@ -48,6 +50,7 @@ class Options:
 
 
 ASSUMPTIONS: dict[str, tuple[str, str]] = {
+    "base-set": ("base_set", "a variable that holds a device's base is set before it is used: its first 0 is no base"),
     "default-parameters": (
         "assume_default_params",
         "module parameters that are not fixed have their initial values",

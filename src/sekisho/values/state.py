@@ -53,7 +53,25 @@ class State:
             self.environment = {s: v for s, v in self.environment.items() if s in used}
 
 
-def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "old") -> None:
+MADE = "made of "
+"""How the text of a symbol begins that stands for the result of an expression."""
+Sources = dict[Expression, str]
+"""What symbols stand for, in words; several alternatives have a bar between them."""
+
+
+def described(values: Iterable[Value], sources: Sources) -> set[str]:
+    """Return what values are made of, in words."""
+    texts: set[str] = set()
+    for value in values:
+        if value.__class__ is not int:
+            for used in value.symbols:  # type: ignore[union-attr]
+                text = sources.get(used)
+                if text:
+                    texts.update(text.split(" | "))
+    return texts
+
+
+def rename(state: State, gone: frozenset[Expression], owner: int, sources: Sources, kind: str = "old") -> None:
     """The symbols `gone` are about to mean something new: what still means the old is given symbols of its own.
 
     `owner` is the node at which that happens. Its own symbols of earlier rounds are renamed along.
@@ -66,6 +84,7 @@ def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "o
         if isinstance(value, Expression) and not gone.isdisjoint(value.symbols):
             new = symbol((kind, owner, place), value.size)
             added[new] = state.abstract(value)
+            _name(new, value, sources)
             value = new
         registers[place] = value
     changed = False
@@ -74,6 +93,7 @@ def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "o
         if isinstance(value, Expression) and not gone.isdisjoint(value.symbols):
             new = symbol((kind, owner, address), value.size)
             added[new] = state.abstract(value)
+            _name(new, value, sources)
             entry = (entry[0], new)
             changed = True
         slots[address] = entry
@@ -83,6 +103,14 @@ def rename(state: State, gone: frozenset[Expression], owner: int, kind: str = "o
     environment = {s: v for s, v in state.environment.items() if s not in gone}
     environment.update(added)
     state.environment = environment
+
+
+def _name(new: Expression, value: Expression, sources: Sources) -> None:
+    texts = described((value,), sources)
+    if texts:
+        if value.op != "symbol":
+            texts = {text if text.startswith(MADE) else MADE + text for text in texts}
+        sources[new] = " | ".join(sorted(texts)[:4])
 
 
 def _walks(value: Value) -> bool:
@@ -98,9 +126,7 @@ class Joiner:
 
     __slots__ = ("environment", "extent", "growth", "mine", "owner", "sources")
 
-    def __init__(
-        self, owner: int, extent: Callable[[Abstract], tuple[int, int] | None], sources: dict[Expression, str]
-    ) -> None:
+    def __init__(self, owner: int, extent: Callable[[Abstract], tuple[int, int] | None], sources: Sources) -> None:
         self.owner = owner
         self.sources = sources
         self.extent = extent
@@ -211,13 +237,7 @@ class Joiner:
 
     def _name(self, result: Expression, a: Value, b: Value) -> None:
         """A mixture is named after what is mixed, as long as that has a name."""
-        texts: set[str] = set()
-        for value in (a, b):
-            if isinstance(value, Expression):
-                for used in value.symbols:
-                    text = self.sources.get(used)
-                    if text:
-                        texts.update(text.split(" | "))
+        texts = described((a, b), self.sources)
         if texts:
             self.sources[result] = " | ".join(sorted(texts)[:4])
 

@@ -15,7 +15,17 @@ class Tally(NamedTuple):
     files: int
 
 
-_ALIKE: tuple[tuple[re.Pattern[str], str], ...] = ()
+_ALIKE = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"^[\w, ]+ unknown where the function begins$", "registers unknown where the function begins"),
+        (r"^\S+ (?=is (stored|passed|read|in)\b|belongs to|takes too many|has no contents)", "an object "),
+        (r"\[.*\]", "[…]"),
+        (r"\.[\w.]+\+0x[0-9a-f]+", "…"),
+        (r"^any element of .*", "any element of an object"),
+        (r"^internal error: .*", "internal error"),
+    )
+)
 
 
 def reasons(sites: Iterable[tuple[str, SiteAnalysis]]) -> list[Tally]:

@@ -98,7 +98,8 @@ HARMLESS = re.compile(
     r"test_bit|set_bit|grub_(get_time_ms|millisleep|dprintf|real_dprintf|printf\w*|error\w*|puts\w*|cpu_idle|get_rtc)|"
     r"snprintf|scnprintf|sprintf|vsnprintf|__stack_chk_fail|__list_\w+_valid\w*|refcount_\w+|__warn_printk|__ubsan_\w+|"
     r"__tsan_\w+|__asan_\w+|fb_\w*dbg|module_put|__module_get|try_module_get|msleep\w*|schedule\w*|usleep_range\w*|"
-    r"destroy_workqueue|alloc_workqueue|_{0,2}flush_\w+|cancel_\w+|wait_for_\w+|crc\w+|get_random_\w+|prandom_\w+"
+    r"destroy_workqueue|alloc_workqueue|_{0,2}flush_\w+|cancel_\w+|wait_for_\w+|crc\w+|get_random_\w+|prandom_\w+|"
+    r"platform_device_add_(data|resources)|acpi_check_(resource_conflict|region)|cc_platform_has"  # they copy, or look
 )
 """Functions that neither change the driver's variables through their arguments (beyond locks and queues of their own
 kind) nor keep pointers to them."""

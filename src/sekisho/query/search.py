@@ -110,21 +110,26 @@ def _search(
     space = Space(policy, question)
     last = space.slots if runs is None else min(runs, space.slots)
     visited = complete = 0
+    best: _Found = (0, (), ())
     for allowed in range(min(1, last), last + 1):
         graph = _Graph(space, allowed)
-        found, steps, loop = look(graph, states - visited, lambda count, runs=allowed: progress(runs, count))  # type: ignore[misc]
+        # Half of what is left, so that sequences which need more runs are looked for even if this level is too large.
+        room = states - visited if allowed == last else (states - visited + 1) // 2
+        found = look(graph, room, lambda count, runs=allowed: progress(runs, count))  # type: ignore[misc]
+        if found[0] is None or (best[0] is not None and found[0] > best[0]):
+            best = found
         visited += len(graph.found)
-        ended = bool(loop) or graph.goal is not None
+        ended = found[0] is None or graph.goal is not None
         whole = graph.open_depth is None and not ended
         if whole:
             complete = allowed
         # Where no run waits for a slot, more slots change nothing.
         final = whole and (allowed == last or not graph.crowded)
-        if ended or final or visited >= states:
+        if ended or final or visited + 16 >= states:
             break
     sampled = tuple(sorted(space.sampled))
     proven = final and not sampled and (not graph.crowded or last == space.slots)
-    return Answer(found, steps, loop, proven, graph.open_depth, allowed, complete, space.slots, visited, sampled)
+    return Answer(*best, proven, graph.open_depth, allowed, complete, space.slots, visited, sampled)
 
 
 def _most(graph: "_Graph", limit: int, progress: Callable[[int], None]) -> _Found:
@@ -156,36 +161,59 @@ class _Graph:
         self.goal: tuple[int, int] | None = None
 
     def explore(self, limit: int, progress: Callable[[int], None], stop: bool = False) -> None:
-        """Visit configurations in the order of requests made, `limit` at most; with `stop`, up to a counted request."""
-        ahead: deque[tuple[int, int]] = deque()
+        """Visit configurations, `limit` at most; with `stop`, up to the first counted request.
+
+        In the order of requests made. Where there is nothing to `stop` at, every other one is the last that was found:
+        so long sequences come to light although silent steps are far too many to take them all.
+        """
+        ahead: deque[tuple[int, int, int]] = deque()
+        deep: list[int] = []
         for beginning in self.space.beginnings():
-            ahead.append((self._number(beginning, _END), 0))
-        depths: dict[int, int] = {}
+            ahead.append((self._number(beginning, _END), 0, _END))
+        settled: set[int] = set()
         while ahead:
-            here, depth = ahead.popleft()
-            if here in self.places:
+            while deep and deep[-1] in self.places:
+                deep.pop()
+            if deep and not stop:
+                last = deep.pop()
+                deep += self._expand(last, stop)
+            here, depth, parent = ahead.popleft()
+            if here in settled:
                 continue
+            self.parents[here] = parent
             if len(self.found) > limit:
                 self.open_depth = depth
                 return
-            self.places[here] = len(self.order)
-            self.order.append(here)
-            self.first.append(len(self.targets))
-            depths[here] = depth
-            if len(self.order) % 2048 == 0:
-                progress(len(self.found))
-            for step, configuration in self.space.steps(self.found[here], self.most_runs):
-                target = self._number(configuration, here)
-                request = isinstance(step, Request)
-                self.targets.append(target)
-                self.weights.append(step.weight if isinstance(step, Request) else 0)
-                if stop and self.weights[-1]:
-                    self.goal = here, target
+            settled.add(here)
+            if here not in self.places:
+                deep += self._expand(here, stop)
+                if self.goal is not None:
                     return
-                if target not in self.places:
-                    (ahead.append if request else ahead.appendleft)((target, depth + request))
-            opened = sum(len(free) + sum(map(len, bound)) for _, free, bound in self.found[here])
-            self.crowded |= opened >= self.most_runs
+            if len(settled) % 2048 == 0:
+                progress(len(self.found))
+            for target, flags in self._steps(here):
+                if target not in settled:
+                    request = flags >> 1
+                    (ahead.append if request else ahead.appendleft)((target, depth + request, here))
+
+    def _expand(self, here: int, stop: bool) -> list[int]:
+        """Find the steps of a configuration; returns those it leads to, by requests last."""
+        self.places[here] = len(self.order)
+        self.order.append(here)
+        self.first.append(len(self.targets))
+        silent: list[int] = []
+        requests: list[int] = []
+        for step, configuration in self.space.steps(self.found[here], self.most_runs):
+            target = self._number(configuration, here)
+            self.targets.append(target)
+            self.weights.append(2 | step.weight if isinstance(step, Request) else 0)
+            (requests if isinstance(step, Request) else silent).append(target)
+            if stop and self.weights[-1] & 1:
+                self.goal = here, target
+                break
+        opened = sum(len(free) + sum(map(len, bound)) for _, free, bound in self.found[here])
+        self.crowded |= opened >= self.most_runs
+        return silent + requests
 
     def _number(self, configuration: Configuration, parent: int) -> int:
         number = self.numbers.get(configuration)
@@ -196,6 +224,7 @@ class _Graph:
         return number
 
     def _steps(self, here: int) -> Iterator[tuple[int, int]]:
+        """Yield where the steps of a configuration lead, with 1 for a counted request, 2 for any (added)."""
         place = self.places.get(here)
         if place is None:
             return
@@ -259,7 +288,7 @@ class _Graph:
         best: tuple[int, int] | None = None
         for here in self.order:
             for target, weight in self._steps(here):
-                if weight and component[here] == component[target]:
+                if weight & 1 and component[here] == component[target]:
                     best = here, target
                     break
             if best is not None:
@@ -295,8 +324,8 @@ class _Graph:
             for here in members:
                 for target, weight in self._steps(here):
                     other = component[target]
-                    if other != number and best[other] + weight > best[number]:
-                        best[number] = best[other] + weight
+                    if other != number and best[other] + (weight & 1) > best[number]:
+                        best[number] = best[other] + (weight & 1)
                         through[number] = here, target
         starts = [number for number, parent in enumerate(self.parents) if parent == _END]
         start = max(starts, key=lambda each: best[component[each]])

@@ -37,7 +37,7 @@ def query(
         int | None,
         typer.Option(min=1, help="Runs open at once, at most; all that the policy has slots for if left out."),
     ] = None,
-    states: Annotated[int, typer.Option(min=1, help="Give up after so many configurations.")] = 300_000,
+    states: Annotated[int, typer.Option(min=1, help="Give up after so many configurations.")] = 500_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Search what POLICY allows, by sequence, for the longest (--max) or shortest (--find) sequence with a property.

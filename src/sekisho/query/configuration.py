@@ -161,11 +161,17 @@ class _Machine:
         }
         self.trees = _trees(protocol)
         self.live = _live(protocol)
+        # By node: the indexes of the locals that are never read again.
+        self.dead = [
+            tuple(index for index, name in enumerate(self.locals) if name not in self.live[node.id])
+            for node in protocol.nodes
+        ]
         # Runs: (kind, node, locals); an entry that is about to be called stands at node -2 - its number.
         self.runs: list[tuple[int, int, Values]] = []
         self.run_numbers: dict[tuple[int, int, Values], int] = {}
         self.values: list[Values] = []
         self.value_numbers: dict[Values, int] = {}
+        self.functions: dict[str, Callable[[Values, Values], int | None]] = {}
         self.ways = [self._ways(node.edges) for node in protocol.nodes]
         self.entry_ways = [self._ways(entry.edges) for entry in protocol.entries]
         zero: Values = (0,) * len(self.locals)
@@ -292,8 +298,10 @@ class _Machine:
     def _run(self, kind: int, node: int, local: Values) -> int:
         # What is never read again does not tell two runs apart.
         if node >= 0:
-            live = self.live[self.protocol.nodes[node].id]
-            local = tuple(value if name in live else 0 for name, value in zip(self.locals, local, strict=True))
+            kept = list(local)
+            for index in self.dead[node]:
+                kept[index] = 0
+            local = tuple(kept)
         key = kind, node, local
         number = self.run_numbers.get(key)
         if number is None:
@@ -318,7 +326,7 @@ class _Machine:
         scope = dict(zip(self.names, shared, strict=True)) | dict(zip(self.locals, local, strict=True))
         key: object = node
         if isinstance(place.value, Expression):
-            read = frozenset().union(*(names(parse(text)) for text in place.value.equals))
+            read = frozenset().union(*map(_read, place.value.equals))
             key = node, tuple(scope[name] for name in sorted(read - {"value", "address"}))
         found = self.options.get(key)
         if found is None:
@@ -423,38 +431,33 @@ class _Machine:
 
     def _ways(self, edges: Sequence[Edge]) -> tuple[_Way, ...]:
         def assignments(into: list[str], edge: Edge) -> tuple[tuple[int, Callable[[Values, Values], int | None]], ...]:
-            return tuple(
-                (into.index(name), self._function(parse(text))) for name, text in edge.set.items() if name in into
-            )
+            return tuple((into.index(name), self._function(text)) for name, text in edge.set.items() if name in into)
 
         return tuple(
             _Way(
                 self.numbers[edge.to],
-                self._function(parse(edge.when)) if edge.when else None,
+                self._function(edge.when) if edge.when else None,
                 assignments(self.names, edge),
                 assignments(self.locals, edge),
             )
             for edge in edges
         )
 
-    def _function(self, tree: Tree) -> Callable[[Values, Values], int | None]:
+    def _function(self, text: str) -> Callable[[Values, Values], int | None]:
         """Return the expression as a function of (globals, locals)."""
-        read = sorted(names(tree))
+        found = self.functions.get(text)
+        if found is None:
+            found = self.functions[text] = self._made(parse(text), sorted(_read(text)))
+        return found
+
+    def _made(self, tree: Tree, read: list[str]) -> Callable[[Values, Values], int | None]:
         if not read:
             fixed = evaluate(tree, {})
             return lambda _shared, _local: fixed
-        places = tuple((name, *self._place(name)) for name in read)
-
-        def value(shared: Values, local: Values) -> int | None:
-            scope = {name: (local if inner else shared)[index] for name, inner, index in places}
-            return evaluate(tree, scope)
-
-        if len(places) > 2:
-            return value
-        remembered = lru_cache(maxsize=4096)(lambda values: evaluate(tree, dict(zip(read, values, strict=True))))
-        return lambda shared, local: remembered(
-            tuple((local if inner else shared)[index] for _, inner, index in places)
-        )
+        places = tuple(self._place(name) for name in read)
+        # Most expressions are judged for the same few values again and again.
+        remembered = lru_cache(maxsize=1024)(lambda values: evaluate(tree, dict(zip(read, values, strict=True))))
+        return lambda shared, local: remembered(tuple((local if inner else shared)[index] for inner, index in places))
 
     def _place(self, name: str) -> tuple[bool, int]:
         return (True, self.locals.index(name)) if name in self.locals else (False, self.names.index(name))
@@ -510,6 +513,12 @@ def _only(tree: Tree, name: str) -> Iterator[Tree]:
             yield from _only(right, name)
 
 
+@lru_cache(maxsize=65536)
+def _read(text: str) -> frozenset[str]:
+    """Return the names that an expression reads."""
+    return names(parse(text))
+
+
 def _numbers(tree: Tree) -> Iterator[int]:
     match tree:
         case Constant(value) if value is not None:
@@ -538,7 +547,7 @@ def _live(protocol: Protocol) -> dict[str, frozenset[str]]:
         node = nodes[name]
         needed = live[name] - {node.bind} if node.bind else live[name]
         if isinstance(node.value, Expression):
-            needed |= frozenset().union(*(names(parse(text)) for text in node.value.equals)) & own
+            needed |= frozenset().union(*map(_read, node.value.equals)) & own
         return needed
 
     changed = True
@@ -547,7 +556,7 @@ def _live(protocol: Protocol) -> dict[str, frozenset[str]]:
         for node in reversed(protocol.nodes):
             needed: frozenset[str] = frozenset()
             for edge in node.edges:
-                read = frozenset().union(*(names(parse(text)) for text in (edge.when, *edge.set.values()) if text))
+                read = frozenset().union(*(_read(text) for text in (edge.when, *edge.set.values()) if text))
                 needed |= (read & own) | (arriving(edge.to) - edge.set.keys())
             if needed != live[node.id]:
                 live[node.id] = needed

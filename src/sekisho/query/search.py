@@ -49,7 +49,7 @@ def most(
     policy: Policy,
     question: Question,
     *,
-    states: int = 300_000,
+    states: int = 500_000,
     runs: int | None = None,
     progress: Callable[[int, int], None] = lambda runs, states: None,
 ) -> Answer:
@@ -64,7 +64,7 @@ def shortest(
     policy: Policy,
     question: Question,
     *,
-    states: int = 300_000,
+    states: int = 500_000,
     runs: int | None = None,
     progress: Callable[[int, int], None] = lambda runs, states: None,
 ) -> Answer:

@@ -43,7 +43,7 @@ def explain(
     else:
         analysis, slicer = full.explained(module, options)
     found = next(each for each in analysis.sites if each.address == address)
-    print_explanation(module, found, [found.slice] if method == "backward" else slicer.slice(instruction), all_)
+    print_explanation(module, found, [found.slice] if method == "backward" else list(slicer.slice(instruction)), all_)
 
 
 def _address(image: "Image", site: str) -> int:

@@ -153,7 +153,10 @@ def _analyse(path: Path, settings: Settings, sender: Connection) -> Result:
     from sekisho.image import load
 
     module = recover(load(path))
-    sender.send(("begun", begun(path, module, settings.method)))
+    first = begun(path, module, settings.method)
+    if not first.sites:
+        return first
+    sender.send(("begun", first))
     if settings.method == "backward":
         from sekisho.values import backward
 

@@ -5,8 +5,8 @@ grades that people and reports see.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from sekisho.flow.model import Function, Module
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _WAYS = 16
 """Call strings that are listed for one context."""
 
+SLICE = 256
+"""Instructions of a slice after which those further away are left out; `Slicer` has them all."""
 _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "unknown")
 
 
@@ -81,12 +83,21 @@ def analyze(module: Module, options: Options | None = None, slices: bool = False
     if not slices:
         return _report(_complete(interpret(module, options)))
     found, slicer = explained(module, options)
-    instructions = {instruction.address: instruction for _, instruction in module.sites}
-    sites = (
-        replace(site, slice=tuple(sorted(chain.from_iterable(slicer.slice(instructions[site.address])))))
-        for site in found.sites
+    sites = tuple(
+        replace(site, slice=_nearest(slicer.slice(instruction)))
+        for site, (_, instruction) in zip(found.sites, module.sites, strict=True)
     )
-    return replace(found, sites=tuple(sites))
+    return replace(found, sites=sites)
+
+
+def _nearest(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the first groups of a slice: one, and more while they have no more than `SLICE` instructions together."""
+    found: list[int] = []
+    for group in groups:
+        if found and len(found) + len(group) > SLICE:
+            break
+        found += group
+    return tuple(sorted(found))
 
 
 def explained(module: Module, options: Options | None = None) -> tuple[Analysis, "Slicer"]:

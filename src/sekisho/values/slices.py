@@ -173,8 +173,8 @@ class Slicer:
                     self.writers[bucket].add((place, address))
         self.passed = self._passed()
 
-    def slice(self, site: Instruction) -> list[tuple[int, ...]]:
-        """Return the addresses of the instructions that decide port and value of `site`, by their distance.
+    def slice(self, site: Instruction) -> Iterator[tuple[int, ...]]:
+        """Yield the addresses of the instructions that decide port and value of `site`, by their distance.
 
         First those in its function and in what that calls; then what is a call's argument, or stored in memory, for the
         first; and so on. Each list is sorted.
@@ -189,7 +189,6 @@ class Slicer:
         found: set[int] = set()
         followed: set[int] = set()
         level: set[int] = set()
-        levels = []
         while todo or level:
             further: list[tuple[_Spot, Registers]] = []
             stores: set[int] = set()
@@ -203,7 +202,8 @@ class Slicer:
                         effect = self._effect(self._at(self.spots[store])[1])
                         further.append((self.spots[store], effect.sources))
                         stores |= {store} | self._addressing(self.spots[store], effect.pointers)
-            levels.append(tuple(sorted(level - found)))
+            if fresh := level - found:
+                yield tuple(sorted(fresh))
             found |= level
             level = stores
             todo = []
@@ -211,7 +211,6 @@ class Slicer:
                 if each not in seen:
                     seen.add(each)
                     todo.append(each)
-        return [level for level in levels if level]
 
     # Registers, within a function and what it calls
 

@@ -119,7 +119,9 @@ def _load_libraries(settings: Settings) -> None:
     import sekisho.flow
     import sekisho.image
     import sekisho.values.backward
-    import sekisho.values.full  # noqa: F401
+    import sekisho.values.full
+    import sekisho.values.local
+    import sekisho.values.slices  # noqa: F401
     from sekisho.lift.lifter import language
 
     language("x86-64")

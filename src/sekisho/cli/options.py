@@ -24,7 +24,7 @@ Without = Annotated[
     typer.Option(
         "--without-assumption",
         metavar="NAME",
-        help="Do not take this for granted: base-set, default-parameters, init-first, no-wrap.",
+        help="Do not take this for granted; the names stand under what `sekisho analyze` prints.",
     ),
 ]
 

@@ -609,6 +609,8 @@ class Interpreter:
 
     def _indexed(self, members: list[int]) -> list[int]:
         """An index stays inside its array: of a fixed address plus something, the members in one object count."""
+        if not self.options.index_in_array:
+            return members
         counts: dict[int, int] = {}
         regions = [self.memory.region(address) for address in members]
         for region in regions:
@@ -623,6 +625,8 @@ class Interpreter:
 
     def _inside(self, members: list[int]) -> list[int]:
         """Leave out addresses one step outside an array that the others walk through: nothing is accessed there."""
+        if not self.options.index_in_array:
+            return members
         inside: dict[int, list[int]] = {}
         for address in members:
             region = self.memory.region(address)
@@ -642,7 +646,7 @@ class Interpreter:
 
         An index is taken to stay inside its array.
         """
-        if isinstance(pointer, int):
+        if isinstance(pointer, int) or not self.options.index_in_array:
             return None
         terms, offset = linear(pointer)
         base: Region | None = None
@@ -826,10 +830,7 @@ class Interpreter:
             extent = self._extent(state, pointer, size)
             if extent is None:
                 self._leak(state, value, f"stored to {self._describe(state, pointer)}", "task")
-                if state.abstract(pointer).why:
-                    self._widen(
-                        step.address, "a store through an unknown pointer is taken not to hit the driver's variables"
-                    )
+                self._astray(state, step.address, pointer)
                 return
             region, first, last, stride = extent
             count = (last - first) // stride + 1
@@ -1099,6 +1100,24 @@ class Interpreter:
         elif self.memory.region(address) is not None:
             self.memory.store(address, size, found)
 
+    def _astray(self, state: State, address: int, pointer: Value) -> None:
+        """A store goes through a pointer that may be any."""
+        lost = state.abstract(pointer).why
+        if not self.options.index_in_array or (lost and not self.options.unknown_pointers):
+            self._lose(state, address)
+        elif lost:
+            self._widen(address, "a store through an unknown pointer is taken not to hit the driver's variables")
+
+    def _lose(self, state: State, address: int) -> None:
+        """A store may have hit any variable: from now on nothing is known of them."""
+        why = "a store through an unknown pointer may have changed it"
+        self._widen(address, "a store through an unknown pointer may change every variable")
+        self.memory.lose(why)
+        state.slots = {
+            place: (size, value if place < 0 or self.is_stack(place) else anything(top(size, why), size))
+            for place, (size, value) in state.slots.items()
+        }
+
     def clobber(
         self, node: Node, state: State, address: int, to: Value, length: Value, why: str, value: Value | None = None
     ) -> None:
@@ -1109,8 +1128,8 @@ class Interpreter:
             if extent is not None:
                 region, first, _, _ = extent
                 self.memory.smear(region, first, region.end, top(8, why))
-            elif state.abstract(to).why:
-                self._widen(address, "bytes go through an unknown pointer, taken not to hit the driver's variables")
+            else:
+                self._astray(state, address, to)
             return
         most = state.abstract(length).hi
         for place in places:
@@ -1121,6 +1140,8 @@ class Interpreter:
             touched = self.memory.region(place)
             if touched is None:
                 continue
+            if place + most > touched.end and not self.options.index_in_array:
+                self._lose(state, address)
             end = min(place + most, touched.end)
             self.memory.smear(touched, place, end, top(8, why))
             if self._early(state):

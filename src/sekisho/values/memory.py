@@ -57,6 +57,8 @@ class Memory:
         self.heaps: list[Region] = []
         self.frozen = False
         """Whether stores are ignored."""
+        self.lost = ""
+        """Why nothing is known of any variable; empty as long as something is."""
         self.found: dict[int, Region | None] = {}
         self.loaded: dict[int, dict[tuple[int, int, bool], Abstract]] = {}
         """What was loaded since it last changed, by address / 8; then address, size, and whether `early`."""
@@ -151,7 +153,7 @@ class Memory:
         return True
 
     def _load(self, region: Region, address: int, size: int, early: bool) -> Abstract:
-        escaped = region.lent if early else region.escaped
+        escaped = self.lost or (region.lent if early else region.escaped)
         if escaped and region.writable:
             return top(size, escaped)
         found: Abstract | None = None
@@ -258,6 +260,15 @@ class Memory:
         for bucket in sorted(self.readers):
             if region.start >> 3 <= bucket <= region.end >> 3:
                 self._notify(bucket << 3, 8)
+
+    def lose(self, why: str) -> None:
+        """From now on every variable may hold anything."""
+        if self.frozen or self.lost:
+            return
+        self.lost = why
+        self.loaded.clear()
+        for bucket in sorted(self.readers):
+            self.changed(self.readers[bucket])
 
     def publish(self, overwritten: set[int]) -> None:
         """Init lets others run: what it has not set by then still has its initial contents."""

@@ -15,8 +15,9 @@ class Options:
     `assume_default_params` the others have their initial values, without it they are anything. `init_first`: nothing
     else of the driver runs before its init function first waits, makes a request or returns. `no_wrap`: adding an
     offset to a port does not wrap round (a base of -1 marks an absent device). `base_set`: a variable that holds the
-    base of ports is not used before it is set (its first 0 is no base). `seconds` limits the time; what is not
-    finished then is widened.
+    base of ports is not used before it is set (its first 0 is no base). `index_in_array`: an index, or a pointer that
+    walks, stays inside its object. `unknown_pointers`: a store through an unknown pointer does not hit the driver's
+    private variables. `seconds` limits the time; what is not finished then is widened.
     """
 
     params: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -24,6 +25,8 @@ class Options:
     init_first: bool = True
     no_wrap: bool = True
     base_set: bool = True
+    index_in_array: bool = True
+    unknown_pointers: bool = True
     depth: int = 12
     contexts: int = 2500
     rounds: int = 16
@@ -32,7 +35,7 @@ class Options:
 
     def assumptions(self) -> tuple[tuple[str, str], ...]:
         """Return by name what the analysis takes for granted under these settings, and what that means."""
-        found = [(name, text) for name, (switch, text) in ASSUMPTIONS.items() if not switch or getattr(self, switch)]
+        found = [(name, text) for name, (switch, text) in ASSUMPTIONS.items() if getattr(self, switch)]
         if self.params:
             shown = (f"{name}={','.join(map(hex, values))}" for name, values in sorted(self.params.items()))
             found.append(("parameters", f"the driver is loaded with {' '.join(shown)}"))
@@ -40,12 +43,10 @@ class Options:
 
     def without(self, names: Collection[str]) -> "Options":
         """Return these settings without the assumptions of these names; raises `SekishoError` for others."""
-        switches = {name: switch for name, (switch, _) in ASSUMPTIONS.items() if switch}
         for name in names:
-            if name not in switches:
-                why = "the analysis always rests on it" if name in ASSUMPTIONS else "there is no such assumption"
-                raise SekishoError(f"assumption {name} cannot be switched off: {why}; known: {', '.join(switches)}")
-        changes: dict[str, Any] = {switches[name]: False for name in names}
+            if name not in ASSUMPTIONS:
+                raise SekishoError(f"there is no assumption {name} to switch off; there are {', '.join(ASSUMPTIONS)}")
+        changes: dict[str, Any] = {ASSUMPTIONS[name][0]: False for name in names}
         return replace(self, **changes)
 
 
@@ -55,9 +56,12 @@ ASSUMPTIONS: dict[str, tuple[str, str]] = {
         "assume_default_params",
         "module parameters that are not fixed have their initial values",
     ),
-    "index-in-array": ("", "an index, or a pointer that walks, stays inside its object"),
+    "index-in-array": ("index_in_array", "an index, or a pointer that walks, stays inside its object"),
     "init-first": ("init_first", "nothing else of the driver runs before its init waits, makes a request or ends"),
     "no-wrap": ("no_wrap", "adding an offset to a port does not wrap round"),
-    "unknown-pointers": ("", "a store through an unknown pointer does not hit the driver's private variables"),
+    "unknown-pointers": (
+        "unknown_pointers",
+        "a store through an unknown pointer does not hit the driver's private variables",
+    ),
 }
-"""By name: the field of `Options` that switches it (empty: none does), and what it means."""
+"""By name: the field of `Options` that switches it, and what it means."""

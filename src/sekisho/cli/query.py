@@ -97,6 +97,7 @@ def _document(question: "Question", answer: "Answer", allowed: bool) -> dict[str
         "proven": answer.proven,
         "steps": _texts(answer.steps),
         "loop": _texts(answer.loop),
+        "shortest": answer.shortest,
         "confirmed": allowed,
         "depth": answer.depth,
         "runs": answer.runs,
@@ -135,12 +136,13 @@ def _print(question: "Question", answer: "Answer", allowed: bool, longest: bool)
     elif longest:
         print(f"{'at most' if answer.proven else 'at least'} {answer.most} {what}{': proven' if answer.proven else ''}")
     elif answer.most:
-        print(f"found: {what} after {len(_texts(answer.steps)) - 1} other steps")
+        length = "" if answer.shortest else " (not the shortest way, perhaps)"
+        print(f"found: {what} after {len(_texts(answer.steps)) - 1} other steps{length}")
     else:
         print(f"{what}: {'there is no such sequence: proven' if answer.proven else 'not found'}")
     print(f"  searched {answer.states:,} configurations; {_reach(answer)}")
     if answer.sampled:
-        print(f"  only some values were tried of {', '.join(answer.sampled[:3])}: nothing is proven")
+        print(f"  only some values were tried of {', '.join(answer.sampled[:3])}: nothing is proven for the others")
     for assumption in _assumptions(question):
         print(f"  taken for granted: {assumption}")
     if answer.steps or answer.loop:

@@ -419,7 +419,7 @@ class _Machine:
 
     def _any(self, node: Node, site: Site, more: tuple[int, ...] = ()) -> Sequence[int | None]:
         """Return every value of the width, or for wide ones the numbers that the protocol and the question name."""
-        if site.width == 1 or (site.width == 2 and not self._observers(node)):
+        if site.width == 1 or (site.width == 2 and not any(isinstance(tree, Name) for tree in self._observers(node))):
             return range(1 << 8 * site.width)
         self.sampled.add(f"data of {node.id}")
         mask = (1 << 8 * site.width) - 1

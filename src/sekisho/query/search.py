@@ -43,6 +43,7 @@ class Answer:
     slots: int
     states: int
     sampled: tuple[str, ...]
+    shortest: bool = True
 
 
 def most(
@@ -70,7 +71,8 @@ def shortest(
 ) -> Answer:
     """Return the shortest sequence that ends in a counted request, among those with the fewest runs open at once.
 
-    `most` of the answer is 1 or 0; proven with 0, there is none.
+    `most` of the answer is 1 or 0; proven with 0, there is none. Where the search was half spent before one was found,
+    the sequence is not the shortest: `shortest` of the answer is false.
     """
     return _search(policy, question, states, runs, progress, _shortest)
 
@@ -129,7 +131,7 @@ def _search(
             break
     sampled = tuple(sorted(space.sampled))
     proven = final and not sampled and (not graph.crowded or last == space.slots)
-    return Answer(*best, proven, graph.open_depth, allowed, complete, space.slots, visited, sampled)
+    return Answer(*best, proven, graph.open_depth, allowed, complete, space.slots, visited, sampled, graph.ordered)
 
 
 def _most(graph: "_Graph", limit: int, progress: Callable[[int], None]) -> _Found:
@@ -159,12 +161,14 @@ class _Graph:
         self.open_depth: int | None = None
         self.crowded = False
         self.goal: tuple[int, int] | None = None
+        self.ordered = True
+        self.met: set[tuple[int, int]] = set()
 
     def explore(self, limit: int, progress: Callable[[int], None], stop: bool = False) -> None:
         """Visit configurations, `limit` at most; with `stop`, up to the first counted request.
 
-        In the order of requests made. Where there is nothing to `stop` at, every other one is the last that was found:
-        so long sequences come to light although silent steps are far too many to take them all.
+        In the order of requests made; but every other one is the last that was found with a run or globals that were
+        not met before: so long sequences come to light although silent steps are far too many to take them all.
         """
         ahead: deque[tuple[int, int, int]] = deque()
         deep: list[int] = []
@@ -174,9 +178,12 @@ class _Graph:
         while ahead:
             while deep and deep[-1] in self.places:
                 deep.pop()
-            if deep and not stop:
-                last = deep.pop()
-                deep += self._expand(last, stop)
+            # The shortest sequence is looked for in order, as long as that may come to an end.
+            if deep and (not stop or len(self.found) > limit // 2):
+                deep += self._expand(deep.pop(), stop)
+                if self.goal is not None:
+                    self.ordered = False
+                    return
             here, depth, parent = ahead.popleft()
             if here in settled:
                 continue
@@ -197,23 +204,36 @@ class _Graph:
                     (ahead.append if request else ahead.appendleft)((target, depth + request, here))
 
     def _expand(self, here: int, stop: bool) -> list[int]:
-        """Find the steps of a configuration; returns those it leads to, by requests last."""
+        """Find the steps of a configuration; returns where they lead to something new, by requests last."""
         self.places[here] = len(self.order)
         self.order.append(here)
         self.first.append(len(self.targets))
         silent: list[int] = []
         requests: list[int] = []
+        known = len(self.found)
         for step, configuration in self.space.steps(self.found[here], self.most_runs):
             target = self._number(configuration, here)
             self.targets.append(target)
             self.weights.append(2 | step.weight if isinstance(step, Request) else 0)
-            (requests if isinstance(step, Request) else silent).append(target)
+            if target >= known and self._novel(configuration):
+                (requests if isinstance(step, Request) else silent).append(target)
             if stop and self.weights[-1] & 1:
                 self.goal = here, target
                 break
         opened = sum(len(free) + sum(map(len, bound)) for _, free, bound in self.found[here])
         self.crowded |= opened >= self.most_runs
         return silent + requests
+
+    def _novel(self, configuration: Configuration) -> bool:
+        """Whether it has globals or a run that no configuration before had."""
+        parts = {
+            (index, part)
+            for index, (variables, free, bound) in enumerate(configuration)
+            for part in (~variables, *free, *(run for stack in bound for run in stack))
+        }
+        new = parts - self.met
+        self.met |= new
+        return bool(new)
 
     def _number(self, configuration: Configuration, parent: int) -> int:
         number = self.numbers.get(configuration)

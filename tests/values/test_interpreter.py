@@ -1,4 +1,4 @@
-"""What the interpretation keeps apart: small assembled drivers, with the ports or values that their requests can use."""
+"""What the interpretation keeps apart: small assembled drivers, and the ports or values of their requests."""
 
 from pathlib import Path
 

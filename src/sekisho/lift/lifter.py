@@ -82,6 +82,8 @@ class Language:
         """By Ghidra's upper-case names: RAX, EAX, AX, AL, AH, CF, …."""
         self._spaces: dict[Any, int] = {}
         self._varnodes: dict[tuple[Any, int, int], Varnode] = {}
+        self._fixed: dict[bytes, Instruction] = {}
+        """Instructions that do the same wherever they stand, by their bytes."""
         self._codes = {id(getattr(pypcode.OpCode, code.name)): int(code) for code in Code}
         self._names = {varnode: name for name, varnode in self.registers.items()}
         self.stack_pointer = self.registers["RSP" if self.word == 8 else "ESP"]
@@ -100,6 +102,17 @@ class Language:
 
     def lift(self, code: bytes, offset: int, address: int) -> Instruction | None:
         """Lift the instruction at `offset` of `code`, which is loaded at `address`; None if it is not a valid one."""
+        fixed = self._fixed
+        for length in range(1, 9):
+            known = fixed.get(code[offset : offset + length])
+            if known is not None:
+                return Instruction(address, length, known.ops, known.kind, known.target, known.access)
+        found = self._lift(code, offset, address)
+        if found is not None and found.length <= 8 and _fixed(found):
+            fixed[code[offset : offset + found.length]] = found
+        return found
+
+    def _lift(self, code: bytes, offset: int, address: int) -> Instruction | None:
         try:
             raw = self.context.translate(code, address, offset, INSTRUCTION_LIMIT, 1).ops
         except (pypcode.BadDataError, pypcode.UnimplError):
@@ -122,6 +135,12 @@ class Language:
         if all(op.output is not None and op.output.space == UNIQUE and op.code != Code.CALLOTHER for op in ops):
             ops.clear()  # multi-byte no-ops compute an address for nothing
         return _classified(address, length, tuple(ops))
+
+
+def _fixed(instruction: Instruction) -> bool:
+    """Whether nothing in an instruction is near its address, as what is computed from that would be."""
+    near = range(instruction.address - (1 << 31) - 16, instruction.address + (1 << 31) + 16)
+    return not any(each.space in (CONST, RAM) and each.offset in near for op in instruction.ops for each in op.inputs)
 
 
 # Numbers of SLEIGH's user operations for x86 (ia.sinc: "define pcodeop", in order).

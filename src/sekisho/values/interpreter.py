@@ -31,7 +31,7 @@ from sekisho.values.expression import (
     symbol,
 )
 from sekisho.values.kernel import ALLOCATORS, ARITY, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, zeroes
-from sekisho.values.memory import Memory, Region
+from sekisho.values.memory import Load, Memory, Region
 from sekisho.values.operation import _BINARY, mask, signed
 from sekisho.values.options import Options
 from sekisho.values.routine import Routine, Stretch, named, parameters, prepare, preserves, program_of
@@ -43,6 +43,8 @@ STACK_STEP = {8: 0x100_0000, 4: 0x4_0000}
 _ENUMERATE = 256
 _GIVEN = 4
 """A call that gives more different arguments than this is not looked at for each of them."""
+_ELEMENTS = 1024
+"""Of an array with more elements than this, all are loaded as one."""
 _PAGE = 0x1000
 _BASES = 0x100
 """Devices that drivers are told the place of have ports from here on (below are those of the board itself)."""
@@ -143,9 +145,11 @@ class Node:
     merges: bool = False
     """Whether it was reached on several ways, so that states are joined."""
     touches: list[Touch] = field(default_factory=list)
+    given: dict[Expression, None] = field(default_factory=dict)
+    """Its symbols for what steps gave: in a loop they may still be meant when it is visited again."""
     stored: dict[int, tuple[list[int], Abstract, Step]] = field(default_factory=dict)
     """What an instruction last stored where, if that is not on the stack."""
-    seen: tuple[State, Slots, list[tuple[tuple[int, int, bool], Abstract]]] | None = None
+    seen: tuple[State, Slots, list[tuple[Load, Abstract]]] | None = None
     """State, its slots, and all that was loaded at the last visit, where it depends on no more."""
 
 
@@ -435,16 +439,17 @@ class Interpreter:
         assert node.state is not None
         before = node.state
         state = State(before.registers, before.slots, dict(before.environment))
-        log: list[tuple[tuple[int, int, bool], Abstract]] = []
+        log: list[tuple[Load, Abstract]] = []
         self.memory.log = log
         self.memory.alone = _EARLY in before.slots
         node.seen = before, before.slots, log
         node.touches = []
         stretch = node.stretch
         number = node.number
-        gone = [s for s in state.environment if s.name[0] == "step" and s.name[1] == number]
-        if gone:
-            rename(state, frozenset(gone), number, self.sources)
+        if node.given:
+            gone = [symbol_ for symbol_ in node.given if symbol_ in state.environment]
+            if gone:
+                rename(state, frozenset(gone), number, self.sources)
         program = program_of(stretch)
         values: list[Value] = list(program.constants)
         registers = state.registers
@@ -485,6 +490,7 @@ class Interpreter:
             return found.single
         assert step.result is not None
         result = symbol(("step", node.number, step.result.name[1]), step.size)
+        node.given[result] = None
         self.owners[result] = node.activation.routine.function.address
         state.environment[result] = found
         if source:
@@ -734,33 +740,27 @@ class Interpreter:
                 text = self._describe(state, pointer)
                 return self._result(node, state, step, top(size), text)
             region, first, last, stride = extent
-            count = (last - first) // stride + 1
-            if count > 1024:
-                stride, count = max(stride, 1), 1024
+            if (last - first) // stride >= _ELEMENTS:
                 node.seen = None
-                found = self._whole(node, region, first, last, stride, size)
-                return self._result(node, state, step, found, f"{region.name}[…]")
-            places = [first + i * stride for i in range(count)]
-        found_set: Abstract | None = None
+                element = self.memory.load_element(region, first, last, stride, size, node)
+                return self._result(node, state, step, element, f"{region.name}[…]")
+            places = list(range(first, last + 1, stride))
         early = self._early(state)
-        load = self.memory.load
         first_stack = STACK_FIRST[self.word]
         end_of_stacks = first_stack + (self.stacks + 1) * STACK_STEP[self.word]
-        for address in places:
-            if first_stack <= address < end_of_stacks:
+        found_set: Abstract | None = None
+        if early or (places[0] < end_of_stacks and places[-1] >= first_stack):
+            for address in places:
                 value = _slot(state.slots, address, size)
-                part = top(size, _LOST) if value is None else state.abstract(value)
-            else:
-                part = load(address, size, node, early)
-                if early:
-                    value = _slot(state.slots, address, size)
-                    if value is not None:
-                        part = state.abstract(value)
-            if part is found_set:
-                continue
-            found_set = part if found_set is None else join(found_set, part)
-            if found_set.values is None and found_set.hi == mask(size) and found_set.why:
-                break
+                if value is not None:
+                    part = state.abstract(value)
+                elif first_stack <= address < end_of_stacks:
+                    part = top(size, _LOST)
+                else:
+                    part = self.memory.load(address, size, node, early)
+                found_set = part if found_set is None else join(found_set, part)
+        else:
+            found_set = self.memory.load_any(tuple(places), size, node, early)
         assert found_set is not None
         name = self.memory.name(places[0]) + ("…" if len(places) > 1 else "")
         if places[0] in self.settable:
@@ -778,32 +778,6 @@ class Interpreter:
             return f"argument {above} on the stack of {activation.routine.function.name}"
         nearest = max((start for start in self.exposed if start <= address < start + 0x400), default=None)
         return "" if nearest is None else f"what {self.exposed[nearest]} stores"
-
-    def _whole(self, node: Node, region: Region, first: int, last: int, stride: int, size: int) -> Abstract:
-        """Return what any element of a large array can be."""
-        if not region.writable:
-            numbers = set()
-            for address in range(first, last + 1, stride):
-                number = self.image.read_integer(address, size)
-                if number is not None:
-                    numbers.add(number)
-                if len(numbers) > 4096:
-                    break
-            return finite(numbers) if numbers else top(size, f"{region.name} has no contents")
-        found: Abstract | None = None
-        for index in range(1024):
-            part = self.memory.load(first + index * stride, size, node)
-            found = part if found is None else join(found, part)
-        stored = [
-            v
-            for b, cells in self.memory.stores.items()
-            for (a, s), v in cells.items()
-            if region.start <= a < region.end
-        ]
-        for value in stored:
-            found = value if found is None else join(found, value)
-        assert found is not None
-        return top(size, f"any element of {region.name}") if found.hi > mask(size) else found
 
     def _store(self, node: Node, state: State, step: Step, pointer: Value, value: Value) -> None:
         size = step.size
@@ -846,6 +820,7 @@ class Interpreter:
             known = node.stored.get(step.address)
             if known is not None and known[0] is places and known[1] is stored and known[2] is step:
                 return
+        reached: dict[int, Region] = {}
         for address in places:
             if self.is_stack(address):
                 plain = False
@@ -860,14 +835,22 @@ class Interpreter:
                                 anything(top(length, "a store of unknown place on the stack"), length),
                             )
                 state.slots = slots
-            else:
-                if self._early(state) and _slot(state.slots, address, size) is not None:
-                    slots = dict(state.slots)
-                    old = _slot(slots, address, size)
-                    assert old is not None
-                    _put(slots, address, size, anything(join(state.abstract(old), stored), size))
-                    state.slots = slots
+                continue
+            if self._early(state) and _slot(state.slots, address, size) is not None:
+                slots = dict(state.slots)
+                old = _slot(slots, address, size)
+                assert old is not None
+                _put(slots, address, size, anything(join(state.abstract(old), stored), size))
+                state.slots = slots
+            touched = self.memory.region(address)
+            if touched is None:
                 self._publish_store(state, address, size, value, stored)
+            else:
+                self.memory.store(address, size, stored)
+                reached[touched.start] = touched
+        for start, touched in reached.items():
+            if start in self.escaped:
+                self._leak(state, value, f"stored in {touched.name}", "task")
         if plain:
             node.stored[step.address] = places, stored, step
 
@@ -1818,8 +1801,8 @@ def _slot(slots: Slots, address: int, size: int) -> Value | None:
             return None
         return make("piece", size, (rest, found[1]), found[0])
     for back in range(1, 8):
-        found = slots.get(address - back)
-        if found is not None:
+        if address - back in slots:
+            found = slots[address - back]
             if found[0] >= back + size:
                 return make("subpiece", size, (found[1], back), found[0])
             return None
@@ -1850,10 +1833,11 @@ def _put(slots: Slots, address: int, size: int, value: Value) -> None:
         slots[address] = (size, value)  # slots do not overlap
         return
     for start in range(address - 15, address + size):
-        found = slots.get(start)
-        if found is None or start + found[0] <= address or (start == address and found[0] == size):
+        if start not in slots:
             continue
-        length, old = found
+        length, old = slots[start]
+        if start + length <= address:
+            continue
         del slots[start]
         for first, end in ((start, min(address, start + length)), (address + size, start + length)):
             while first < end:

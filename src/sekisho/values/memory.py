@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sekisho.image import Image
-from sekisho.values.abstract import Abstract, apply, constant, join, top, widen
+from sekisho.values.abstract import Abstract, apply, constant, finite, join, top, widen
+from sekisho.values.operation import mask
 
 HEAP_FIRST = {8: 0x6000_0000_0000, 4: 0xC000_0000}
 HEAP_STEP = {8: 0x100_0000, 4: 0x1_0000}
 _GROWTH = 24
 """How often a cell may grow before it is widened."""
+_ELEMENTS = 4096
+"""An array with more different numbers than this is taken to hold any."""
 _COUNTING = 6
 """The same, when it grows in one direction."""
 
 Reader = object
+Load = tuple[tuple[int, ...], int, bool]
+"""Addresses, size, and whether init sees it before the others run."""
 
 
 @dataclass(eq=False)
@@ -38,6 +43,20 @@ class Region:
     smears: list[tuple[int, int, Abstract]] = field(default_factory=list)
     smudges: list[tuple[int, int, Abstract]] = field(default_factory=list)
     """What of `smears` init did while it ran alone."""
+    version: int = 0
+    """How often its contents have changed."""
+    watchers: set[Reader] = field(default_factory=set)
+    """Who looks at all of it."""
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Places that are loaded together: who does, and what they held when the objects had this version."""
+
+    regions: tuple[Region, ...]
+    version: int = -1
+    found: Abstract | None = None
+    readers: set[Reader] = field(default_factory=set)
 
 
 class Memory:
@@ -62,7 +81,13 @@ class Memory:
         self.found: dict[int, Region | None] = {}
         self.loaded: dict[int, dict[tuple[int, int, bool], Abstract]] = {}
         """What was loaded since it last changed, by address / 8; then address, size, and whether `early`."""
-        self.log: list[tuple[tuple[int, int, bool], Abstract]] = []
+        self.groups: dict[Load, _Group] = {}
+        self.wholes: dict[tuple[int, int, int, int, int], tuple[int, Abstract]] = {}
+        self.era = 0
+        """How often all objects may have changed."""
+        self.longest = 8
+        """Size of the longest load."""
+        self.log: list[tuple[Load, Abstract]] = []
         """What readers have loaded; whoever wants to know puts an empty one here."""
         self.initial: dict[int, tuple[int, Abstract]] = {}
         """Contents that replace the file's: module parameters."""
@@ -123,31 +148,94 @@ class Memory:
 
     def load(self, address: int, size: int, reader: Reader | None, early: bool = False) -> Abstract:
         """Return what `size` bytes at `address` can be. `early`: as init sees it, before the others run."""
+        if reader is not None:
+            return self.load_any((address,), size, reader, early)
         region = self.region(address)
         if region is None:
             return top(size, f"{self.name(address)} belongs to the kernel")
-        first = address >> 3
-        if reader is not None and region.writable:
-            for bucket in range(first, (address + size + 7) >> 3):
-                readers = self.readers.get(bucket)
-                if readers is None:
-                    readers = self.readers[bucket] = set()
-                readers.add(reader)
-        loaded = self.loaded.get(first)
-        if loaded is None:
-            loaded = self.loaded[first] = {}
+        loaded = self.loaded.setdefault(address >> 3, {})
         key = (address, size, early)
         known = loaded.get(key)
         if known is None:
             known = loaded[key] = self._load(region, address, size, early)
-        if reader is not None and region.writable:
-            self.log.append((key, known))
         return known
 
-    def unchanged(self, log: list[tuple[tuple[int, int, bool], Abstract]]) -> bool:
+    def load_any(self, places: tuple[int, ...], size: int, reader: Reader | None, early: bool) -> Abstract:
+        """Return what `size` bytes at any of these places can be."""
+        key = (places, size, early)
+        group = self.groups.get(key)
+        if group is None:
+            regions = {region.start: region for region in map(self.region, places) if region is not None}
+            group = self.groups[key] = _Group(tuple(region for region in regions.values() if region.writable))
+            self.longest = max(self.longest, size)
+        version = self.era
+        for region in group.regions:
+            version += region.version
+        found = group.found
+        if found is None or group.version != version:
+            found = self.load(places[0], size, None, early)
+            for address in places[1:]:
+                part = self.load(address, size, None, early)
+                if part is not found:
+                    found = join(found, part)
+                    if found.values is None and found.hi == mask(size) and found.why:
+                        break
+            group.found, group.version = found, version
+        if reader is not None and group.regions:
+            self.log.append((key, found))
+            if reader not in group.readers:
+                group.readers.add(reader)
+                for address in places:
+                    for bucket in range(address >> 3, (address + size + 7) >> 3):
+                        self.readers.setdefault(bucket, set()).add(reader)
+        return found
+
+    def load_element(
+        self, region: Region, first: int, last: int, stride: int, size: int, reader: Reader | None
+    ) -> Abstract:
+        """Return what any element of a large array can be: elements are at `first` and every `stride` up to `last`."""
+        if reader is not None and region.writable:
+            region.watchers.add(reader)
+        key = (region.start, first, last, stride, size)
+        version = self.era + region.version
+        known = self.wholes.get(key)
+        if known is None or known[0] != version:
+            known = self.wholes[key] = version, self._element(region, first, last, stride, size)
+        return known[1]
+
+    def _element(self, region: Region, first: int, last: int, stride: int, size: int) -> Abstract:
+        unknown = top(size, f"any element of {region.name}")
+        escaped = self.lost or region.escaped
+        if escaped and region.writable:
+            return top(size, escaped)
+        numbers: set[int] = {0} if region.zeroed else set()
+        if not region.heap:
+            for address in range(first, last + 1, stride):
+                number = self.image.read_integer(address, size)
+                if number is not None:
+                    numbers.add(number)
+                if len(numbers) > _ELEMENTS:
+                    return unknown
+        found = finite(numbers) if numbers else None
+        for cells in self.stores.values():
+            for (start, length), value in cells.items():
+                if start + length <= first or start >= last + size or not region.start <= start < region.end:
+                    continue
+                behind = (start - first) % stride
+                if behind == 0 and length == size:
+                    found = value if found is None else join(found, value)
+                elif behind < size or behind + length > stride:
+                    return unknown
+        for lo, hi, value in region.smears:
+            if lo < last + size and first < hi:
+                part = value if value.hi < 1 << (8 * size) else top(size, value.why)
+                found = part if found is None else join(found, part)
+        return top(size, f"{region.name} is read before anything is stored there") if found is None else found
+
+    def unchanged(self, log: list[tuple[Load, Abstract]]) -> bool:
         """Whether the loads of a log would all give the same again."""
-        for (address, size, early), known in log:
-            found = self.load(address, size, None, early)
+        for (places, size, early), known in log:
+            found = self.load_any(places, size, None, early)
             if found is not known and (found != known or found.why != known.why):
                 return False
         return True
@@ -242,10 +330,10 @@ class Memory:
         grew = self.alone and _spread(region.smudges, region.name, lo, hi, value)
         if not _spread(region.smears, region.name, lo, hi, value) and not grew:
             return
-        self.loaded.clear()
+        self._changed(region)
         for bucket in range(lo >> 3, min((hi + 7) >> 3, (lo >> 3) + 0x10000)):
             if bucket in self.readers:
-                self._notify(bucket << 3, 8)
+                self.changed(self.readers[bucket])
 
     def escape(self, region: Region, why: str) -> None:
         """From now on the kernel may change the object."""
@@ -256,10 +344,17 @@ class Memory:
         if self.alone:
             region.lent = region.lent or why
         region.escaped = region.escaped or why
-        self.loaded.clear()
+        self._changed(region)
         for bucket in sorted(self.readers):
             if region.start >> 3 <= bucket <= region.end >> 3:
-                self._notify(bucket << 3, 8)
+                self.changed(self.readers[bucket])
+
+    def _changed(self, region: Region) -> None:
+        """Much of an object has changed at once."""
+        self.loaded.clear()
+        region.version += 1
+        if region.watchers:
+            self.changed(region.watchers)
 
     def lose(self, why: str) -> None:
         """From now on every variable may hold anything."""
@@ -267,6 +362,9 @@ class Memory:
             return
         self.lost = why
         self.loaded.clear()
+        self.era += 1
+        for region in (*self.regions.values(), *self.heaps):
+            self.changed(region.watchers)
         for bucket in sorted(self.readers):
             self.changed(self.readers[bucket])
 
@@ -277,6 +375,7 @@ class Memory:
         if self.overwritten is None:
             self.overwritten = set(overwritten)
             self.loaded.clear()
+            self.era += 1
             return
         lost = self.overwritten - overwritten
         self.overwritten &= overwritten
@@ -284,10 +383,17 @@ class Memory:
             self._notify(bucket << 3, 8)
 
     def _notify(self, address: int, size: int) -> None:
-        # A load that begins up to 63 bytes before (the longest is of 64) may reach `address`.
-        for bucket in range((address - 63) >> 3, ((address + size - 1) >> 3) + 1):
+        last = (address + size - 1) >> 3
+        # A load that begins before may reach `address`.
+        for bucket in range((address - self.longest + 1) >> 3, last + 1):
             self.loaded.pop(bucket, None)
-        for bucket in range(address >> 3, ((address + size - 1) >> 3) + 1):
+        for place in (address, address + size - 1):
+            region = self.region(place)
+            if region is not None:
+                region.version += 1
+                if region.watchers:
+                    self.changed(region.watchers)
+        for bucket in range(address >> 3, last + 1):
             readers = self.readers.get(bucket)
             if readers:
                 self.changed(readers)

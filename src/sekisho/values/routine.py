@@ -4,7 +4,7 @@ Blocks are cut before every I/O instruction and behind every call, so that a seg
 first instruction. That makes segments the places from which protocols are built.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sekisho.flow.model import Block, Call, Edge, Function
@@ -12,6 +12,7 @@ from sekisho.image import Image
 from sekisho.lift import CONST, RAM, Access, Instruction
 from sekisho.values.convention import Convention, Place
 from sekisho.values.expression import Expression, Value
+from sekisho.values.liveness import Liveness, liveness, places
 from sekisho.values.segment import Builder, Program, Segment, compile_segment
 
 _BOUND = 64
@@ -64,6 +65,7 @@ class Routine:
     loops: dict[int, Loop] = field(default_factory=dict)
     thresholds: tuple[int, ...] = ()
     changed: frozenset[Place] = frozenset()
+    liveness: Liveness = field(default_factory=lambda: Liveness({}, {}))
 
     @property
     def entry(self) -> Stretch:
@@ -232,10 +234,16 @@ def _thresholds(routine: Routine) -> tuple[int, ...]:
 
 
 def _liveness(routine: Routine, convention: Convention) -> None:
-    at_call = frozenset(convention.arguments) | {convention.stack}
-    live, out = _live(routine, convention, lambda call: at_call)
+    stretches = {}
     for address, stretch in routine.stretches.items():
-        stretch.live, stretch.live_out = live[address], out[address]
+        call = stretch.call
+        destroys = call is not None and (call.target is None or call.extern is not None) and not preserves(call.extern)
+        stretches[address] = stretch.segment, stretch.edges, stretch.ends, call, destroys
+    routine.liveness = liveness(stretches, convention)
+    at_call = [*convention.arguments, convention.stack]
+    live, out = routine.liveness.solve(lambda call: at_call)
+    for address, stretch in routine.stretches.items():
+        stretch.live, stretch.live_out = places(live[address]), places(out[address])
 
 
 def parameters(routine: Routine, convention: Convention, used: Callable[[int], frozenset[Place]]) -> frozenset[Place]:
@@ -247,85 +255,5 @@ def parameters(routine: Routine, convention: Convention, used: Callable[[int], f
     def at_call(call: Call) -> frozenset[Place]:
         return used(call.target) if call.target is not None and call.extern is None else frozenset()
 
-    live, _ = _live(routine, convention, at_call)
-    return live[routine.function.address] & frozenset(convention.arguments)
-
-
-_Live = dict[int, frozenset[Place]]
-
-
-def _live(routine: Routine, convention: Convention, at_call: Callable[[Call], frozenset[Place]]) -> tuple[_Live, _Live]:
-    """Return the registers live before and behind each stretch. Sets are numbers here, with a bit for each register."""
-    numbers: dict[Place, int] = {}
-    sets: dict[int, frozenset[Place]] = {}
-
-    def bits(places: Iterable[Place]) -> int:
-        found = 0
-        for place in places:
-            bit = numbers.get(place)
-            if bit is None:
-                bit = numbers[place] = 1 << len(numbers)
-            found |= bit
-        return found
-
-    def places(found: int) -> frozenset[Place]:
-        known = sets.get(found)
-        if known is None:
-            known = sets[found] = frozenset([place for place, bit in numbers.items() if found & bit])
-        return known
-
-    clobbered = bits(convention.clobbered)
-    # Numbers of 64 bits come back in two registers.
-    second = {convention.second} if convention.word == 4 else set()
-    at_return = bits(convention.saved | {convention.stack, convention.result} | second)
-    stretches = routine.stretches
-    before: dict[int, list[int]] = {address: [] for address in stretches}
-    lost: dict[int, int] = {}
-    gained: dict[int, int] = {}
-    inputs: dict[int, int] = {}
-    depends: dict[int, list[tuple[int, int]]] = {}
-    written: dict[int, int] = {}
-    for address, stretch in stretches.items():
-        for edge in stretch.edges:
-            if edge.target in before:
-                before[edge.target].append(address)
-        lose = gain = 0
-        call = stretch.call
-        if call is not None:
-            if (call.target is None or call.extern is not None) and not preserves(call.extern):
-                lose = clobbered
-            gain = bits(at_call(call))
-            if call.tail:
-                gain |= at_return
-        if stretch.ends == "return":
-            gain |= at_return
-        elif stretch.ends == "indirect":
-            gain |= bits(convention.names)
-        lost[address], gained[address] = lose, gain
-        segment = stretch.segment
-        inputs[address] = bits(segment.inputs)
-        changes = [(bits((place,)), bits(found)) for place, found in segment.depends.items()]
-        depends[address] = changes
-        written[address] = sum([bit for bit, _ in changes])
-    lives = dict.fromkeys(stretches, 0)
-    outs = dict.fromkeys(stretches, 0)
-    todo = list(stretches)
-    waiting = set(todo)
-    while todo:
-        address = todo.pop()
-        waiting.discard(address)
-        out = 0
-        for edge in stretches[address].edges:
-            out |= lives.get(edge.target, 0)
-        outs[address] = out = out & ~lost[address] | gained[address]
-        live = inputs[address] | out & ~written[address]
-        for bit, found in depends[address]:
-            if out & bit:
-                live |= found
-        if live != lives[address]:
-            lives[address] = live
-            for earlier in before[address]:
-                if earlier not in waiting:
-                    waiting.add(earlier)
-                    todo.append(earlier)
-    return {a: places(found) for a, found in lives.items()}, {a: places(found) for a, found in outs.items()}
+    live, _ = routine.liveness.solve(at_call)
+    return places(live[routine.function.address]) & frozenset(convention.arguments)

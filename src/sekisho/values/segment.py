@@ -316,16 +316,12 @@ class Builder:
 
 def _repeats(instruction: Instruction) -> bool:
     """Whether the instruction's P-code jumps back to its beginning."""
-    return (
-        any(
-            op.code == Code.BRANCH
-            and op.inputs[0]
-            and op.inputs[0].space == RAM
-            and op.inputs[0].offset == instruction.address
-            for op in instruction.ops
-        )
-        and len(instruction.ops) > 1
-    )
+    ops = instruction.ops
+    if len(ops) > 1:
+        for code, _, inputs in ops:
+            if code == Code.BRANCH and inputs[0].space == RAM and inputs[0].offset == instruction.address:
+                return True
+    return False
 
 
 _NOWHERE: frozenset[Place] = frozenset()
@@ -336,6 +332,10 @@ def _places(value: Value) -> frozenset[Place]:
     if isinstance(value, int):
         return _NOWHERE
     return frozenset([s.name[1] for s in value.symbols if s.name[0] == "register"])  # type: ignore[misc]
+
+
+_BRANCHES = frozenset((Code.CBRANCH, Code.BRANCH))
+_EFFECTS = frozenset((Code.LOAD, Code.CALLOTHER))
 
 
 def _dead_flags(instructions: list[Instruction], convention: Convention) -> list[frozenset[int]]:
@@ -349,33 +349,35 @@ def _dead_flags(instructions: list[Instruction], convention: Convention) -> list
     for instruction in reversed(instructions):
         ops = instruction.ops
         dead: set[int] = set()
-        conditional = any(op.code in (Code.CBRANCH, Code.BRANCH) for op in ops[:-1])
         temporaries: set[tuple[int, int]] = set()
-        for number in range(len(ops) - 1, -1, -1):
-            code, output, inputs = ops[number]
+        number = len(ops)
+        conditional = number > 1 and not _BRANCHES.isdisjoint([op.code for op in ops[:-1]])
+        for code, output, inputs in reversed(ops):
+            number -= 1
             if output is not None and not conditional:
-                if output.space == REGISTER and output.offset in flags:
-                    if output.offset in overwritten:
-                        dead.add(number)
-                        continue
-                    overwritten.add(output.offset)
-                elif output.space == UNIQUE and code not in (Code.LOAD, Code.CALLOTHER):  # noqa: SIM102
+                space, offset, size = output
+                if space == REGISTER:
+                    if offset in flags:
+                        if offset in overwritten:
+                            dead.add(number)
+                            continue
+                        overwritten.add(offset)
+                elif space == UNIQUE and code not in _EFFECTS:
                     # A temporary is read behind its definition, within the instruction.
-                    if not any(_overlap(output, read) for read in temporaries):
+                    for start, length in temporaries:
+                        if offset < start + length and start < offset + size:
+                            break
+                    else:
                         dead.add(number)
                         continue
-            for each in inputs:
-                if each.space == REGISTER and each.offset in flags:
-                    overwritten.discard(each.offset)
-                elif each.space == UNIQUE:
-                    temporaries.add((each.offset, each.size))
+            for space, offset, size in inputs:
+                if space == UNIQUE:
+                    temporaries.add((offset, size))
+                elif space == REGISTER and offset in flags:
+                    overwritten.discard(offset)
         result.append(frozenset(dead))
     result.reverse()
     return result
-
-
-def _overlap(output: Varnode, read: tuple[int, int]) -> bool:
-    return output.offset < read[0] + read[1] and read[0] < output.offset + output.size
 
 
 ARITHMETIC, STEP = 0, 1

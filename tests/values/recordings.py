@@ -2,9 +2,11 @@
 
 A file in the folder `recorded` names the driver it was made with in its first line. Each other line is one I/O
 instruction at one address: what was written there, as ranges of hexadecimal numbers (of reads only that they happened).
-Made from traces of the lab, with the very driver file that the guest ran:
+Made from traces of the lab, with the very driver file that the guest ran (a policy, so that the driver is located):
 
-    sekisho lab floppy --suite bookworm --trace 1.trace && sekisho lab floppy --suite bookworm --cpus 2 --trace 2.trace
+    sekisho build floppy.ko --device isa-fdc -o floppy.json
+    sekisho lab floppy --kernel bookworm --policy floppy.json --trace 1.trace
+    sekisho lab floppy --kernel bookworm --policy floppy.json --trace 2.trace --cpus 2 --workload stress
     python -m tests.values.recordings bookworm 1.trace 2.trace >tests/values/recorded/bookworm.jsonl
 """
 

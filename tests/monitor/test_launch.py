@@ -76,7 +76,7 @@ def test_registers_written_back_at_the_reset_vector_are_no_reset(vmm: Path, tmp_
 def test_a_line_that_others_than_the_vmm_raise_counts_as_raised(
     how: str, denied: int, vmm: Path, tmp_path: Path
 ) -> None:
-    # mov dx, 3ff; out dx, al; out dx, al; mov dx, 80; out dx, al; hlt, from which nothing comes back here. This VMM does not
+    # mov dx, 3ff; out dx, al; out dx, al; mov dx, 80; out dx, al; hlt, from which nothing comes back. This VMM does not
     # begin at the reset vector: the line may have been raised before the first write, not again before the second.
     command = filtered([str(vmm), how, "baff03eeeeba8000eef4"], after_line(4), tmp_path)
     process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

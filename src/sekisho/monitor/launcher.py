@@ -15,11 +15,11 @@ import sysconfig
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from sekisho.errors import SekishoError
 from sekisho.monitor import control, journal, preflight
@@ -45,6 +45,8 @@ class Options:
     log: Path | None = None
     handshake: float = 5.0
     quiet: bool = False
+    beside: bool = False
+    """This process becomes the VMM; a child of it is the launcher."""
 
 
 def shim() -> Path:
@@ -79,6 +81,55 @@ def _fit(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".")[:64]
 
 
+class Vmm(Protocol):
+    """The process that was started: a child, or, with `Options.beside`, the process that this one was forked from."""
+
+    pid: int
+    returncode: int
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended."""
+
+    def wait(self) -> int:
+        """Waits for its end."""
+
+
+class _Parent:
+    """Seen through its pidfd, which tells that it has ended but not how."""
+
+    def __init__(self, pid: int, file: int) -> None:
+        self.pid = pid
+        self.returncode = 0
+        self._file = file
+
+    def poll(self) -> int | None:
+        return self.returncode if self._ended(0) else None
+
+    def wait(self) -> int:
+        self._ended(None)
+        return self.returncode
+
+    def _ended(self, timeout: float | None) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._file, selectors.EVENT_READ)
+            return bool(selector.select(timeout))
+
+
+def become(command: Sequence[str], table: bytes, options: Options) -> NoReturn:
+    """This process becomes the VMM: for a caller that watches its process and hands it open files, such as libvirt.
+
+    Raises `SekishoError` if it cannot. The launcher is a child of it; what goes wrong later it tells on standard error.
+    """
+    launcher = Launcher(command, table, replace(options, beside=True))
+    code = 0
+    try:
+        launcher.run()
+    except SekishoError as error:
+        code = 2
+        print(f"sekisho: {error}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
 class Launcher:
     """One VM under the filter, from its start to its end."""
 
@@ -105,12 +156,12 @@ class Launcher:
         self._over = False
         self._watched = time.monotonic()
         self._previous = {number: signal.signal(number, self._forward) for number in FORWARDED}
-        self._process = self._start(command, alive)
+        self._process: Vmm = self._start(command, alive)
         os.close(alive)
         if self.qmp:
             self.qmp.theirs.close()
 
-    def _start(self, command: Sequence[str], alive: int) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], alive: int) -> Vmm:
         files = [self.channel.file, self.channel.table_file, self._wake, alive]
         environment = dict(os.environ, SEKISHO_SHIM=",".join(map(str, files)))
         preload = environment.get("LD_PRELOAD")
@@ -119,11 +170,37 @@ class Launcher:
         if self.qmp:
             files.append(self.qmp.theirs.fileno())
             extra = self.qmp.options()
+        # Files that the caller left open for the VMM stay open, as they would without us between the two.
+        for file in files:
+            os.set_inheritable(file, True)
         try:
-            return subprocess.Popen([*command, *extra], pass_fds=files, env=environment)
+            if self.options.beside:
+                return self._become([*command, *extra], environment, files)
+            return subprocess.Popen([*command, *extra], close_fds=False, env=environment)
         except OSError as error:
             self._close()
             raise StartError(f"cannot start: {error.strerror}", source=command[0]) from error
+        finally:
+            for file in files:
+                os.set_inheritable(file, False)
+
+    def _become(self, command: list[str], environment: dict[str, str], files: Sequence[int]) -> Vmm:
+        parent = _Parent(os.getpid(), os.pidfd_open(os.getpid()))
+        if os.fork():
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+                signal.signal(number, signal.SIG_DFL)
+            os.execvpe(command[0], command, environment)
+        os.setsid()
+        self.channel.header.launcher = os.getpid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1):
+            os.dup2(nothing, standard)
+        # What the caller left open is the VMM's: who waits for its end must not wait for ours.
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if int(name) > 2 and int(name) not in files and os.get_inheritable(int(name)):
+                    os.close(int(name))
+        return parent
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         with suppress(OSError, AttributeError):  # it has ended, or is just being started

@@ -1,4 +1,4 @@
-"""`sekisho analyze` as a user calls it: document, table, exit codes, and the time and memory it takes."""
+"""`sekisho analyze` as a user calls it: document, table, exit codes, and the memory it takes."""
 
 import json
 import os
@@ -69,8 +69,7 @@ DOCUMENT = {
 MEASURED = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 DRIVER = "mov edx, 0x3f6\nmov al, 0xc\nout dx, al\nin al, 0x64\nrep outsw\nret"
 
@@ -154,15 +153,10 @@ def test_the_papers_method_on_todays_floppy_driver() -> None:
 
 
 @pytest.mark.download
-def test_time_and_memory_of_the_whole_command() -> None:
-    """Loading, flow and the paper's method stay far below the 1.5 s and 250 MB allowed to the full analysis."""
+@pytest.mark.parametrize("method", ["full", "backward"])
+def test_memory_of_the_whole_command(method: str) -> None:
+    """Of time, which depends on the machine, `./dev bench analysis` tells."""
     path = debian.kernel().module("floppy")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, SEKISHO, "analyze", path, "--method", "backward"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seconds, kilobytes = done.stdout.split()
-    assert float(seconds) < 1.5
-    assert int(kilobytes) < 250_000
+    command = [sys.executable, "-c", MEASURED, SEKISHO, "analyze", path, "--method", method]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250_000

@@ -291,3 +291,8 @@ class Joiner:
                 return bounded(first, min(wide.hi, object_[1]), step)
             return wide
         return merged
+
+
+def equal(a: State, b: State) -> bool:
+    """Whether two states say the same."""
+    return a.registers == b.registers and a.slots == b.slots and a.environment == b.environment

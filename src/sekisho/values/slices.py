@@ -27,7 +27,9 @@ _STACK_ARGUMENTS = 8
 _DEPTH = 100
 """Deepest nesting of calls whose results are followed."""
 _BUCKET = 6
-"""Stores are looked up by their addresses without these low bits."""
+"""Stores are looked up by their addresses without these low bits: in buckets."""
+_BUCKETS = 64
+"""Most buckets that one access is put into."""
 
 Bytes = tuple[int, int]
 """Memory from an address to another, which is exclusive."""
@@ -166,10 +168,10 @@ class Slicer:
                 for callee in self._callees(block):
                     last = len(block.instructions) - 1
                     self.callers[callee].append(_Spot(function.address, block.address, last))
-        self.writers: defaultdict[int, set[tuple[Bytes, int]]] = defaultdict(set)
+        self.writers: defaultdict[int | None, set[tuple[Bytes, int]]] = defaultdict(set)
         for address, places in recorder.stores.items():
             for place in places:
-                for bucket in _buckets(place):
+                for bucket in _buckets(place) or (None,):
                     self.writers[bucket].add((place, address))
         self.passed = self._passed()
 
@@ -377,7 +379,8 @@ class Slicer:
         seen = set(todo)
         while todo:
             first, end = todo.pop()
-            for bucket in _buckets((first, end)):
+            buckets = _buckets((first, end))
+            for bucket in (None, *buckets) if buckets else self.writers:
                 for (start, stop), writer in self.writers.get(bucket, ()):
                     if start < end and first < stop:
                         found.add(writer)
@@ -404,4 +407,6 @@ def _mask(varnode: Varnode) -> Registers:
 
 
 def _buckets(place: Bytes) -> range:
-    return range(place[0] >> _BUCKET, ((place[1] - 1) >> _BUCKET) + 1)
+    """Return the buckets that memory is in; none if it is so large that it is looked at whatever is looked for."""
+    found = range(place[0] >> _BUCKET, ((place[1] - 1) >> _BUCKET) + 1)
+    return found if len(found) <= _BUCKETS else range(0)

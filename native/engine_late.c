@@ -348,12 +348,12 @@ static bool open_walk(const struct machine *machine, struct walk *walk, uint64_t
 
 static void close_walk(struct walk *walk)
 {
-	free(walk->states);
-	free(walk->slots);
-	free(walk->reach);
-	free(walk->queued);
-	free(walk->queue);
-	free(walk->joined);
+	give_back(walk->states);
+	give_back(walk->slots);
+	give_back(walk->reach);
+	give_back(walk->queued);
+	give_back(walk->queue);
+	give_back(walk->joined);
 }
 
 /* The globals that silent steps assign. */
@@ -397,10 +397,10 @@ bool late_open(struct machine *machine, uint64_t *memory)
 
 void late_close(struct machine *machine)
 {
-	free(machine->heads);
-	free(machine->heads_of);
-	free(machine->fates);
-	free(machine->node_fates);
+	give_back(machine->heads);
+	give_back(machine->heads_of);
+	give_back(machine->fates);
+	give_back(machine->node_fates);
 	close_walk(&machine->move_walk);
 	close_walk(&machine->fate_walk);
 	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)

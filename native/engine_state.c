@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define RUNS_PER_ALTERNATIVE 2 /* distinct ones; they are shared */
 #define STORED_SETS 16384u
@@ -34,11 +35,64 @@ static uint32_t power_of_two(uint64_t least)
 	return size;
 }
 
+/*
+ * Large areas come from the kernel itself, as untouched pages, and go back there: what is not used costs nothing. calloc does so
+ * only at first; what was freed once (a policy was reloaded) it hands out again and clears, and every page of it is resident.
+ */
+#define LARGE_AREA 65536
+#define AREA_HEAD 64 /* holds the size */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define CHECKED_MEMORY 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CHECKED_MEMORY 1
+#endif
+#endif
+
+static void *area_take(size_t size)
+{
+#ifdef CHECKED_MEMORY
+	return calloc(1, size);
+#else
+	uint8_t *area;
+
+	size += AREA_HEAD;
+	if (size < LARGE_AREA) {
+		area = calloc(1, size);
+	} else {
+		area = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		area = area == MAP_FAILED ? NULL : area;
+	}
+	if (area == NULL)
+		return NULL;
+	memcpy(area, &size, sizeof size);
+	return area + AREA_HEAD;
+#endif
+}
+
+void give_back(void *area)
+{
+#ifdef CHECKED_MEMORY
+	free(area);
+#else
+	uint8_t *head = (uint8_t *)area - AREA_HEAD;
+	size_t size;
+
+	if (area == NULL)
+		return;
+	memcpy(&size, head, sizeof size);
+	if (size < LARGE_AREA)
+		free(head);
+	else
+		munmap(head, size);
+#endif
+}
+
 void *take(uint64_t *memory, uint64_t count, size_t size)
 {
 	*memory += count * size;
-	/* calloc takes large areas from the kernel as untouched pages: what is not used costs nothing. */
-	return calloc(count, size);
+	return area_take(count * size);
 }
 
 static bool pool_open(struct pool *pool, uint32_t limit, size_t stride, uint64_t *memory)
@@ -111,8 +165,8 @@ static void store_clear(struct store *store)
 
 static void pool_close(struct pool *pool)
 {
-	free(pool->records);
-	free(pool->slots);
+	give_back(pool->records);
+	give_back(pool->slots);
 }
 
 static void store_close(struct store *store)
@@ -121,9 +175,9 @@ static void store_close(struct store *store)
 	pool_close(&store->values);
 	pool_close(&store->alternatives);
 	pool_close(&store->areas);
-	free(store->sets);
-	free(store->set_slots);
-	free(store->members);
+	give_back(store->sets);
+	give_back(store->set_slots);
+	give_back(store->members);
 }
 
 static void describe_set(const struct store *store, struct set *set)
@@ -423,16 +477,16 @@ void machine_close(struct machine *machine)
 	store_close(&machine->stores[0]);
 	store_close(&machine->stores[1]);
 	late_close(machine);
-	free(machine->transitions);
-	free(machine->list);
-	free(machine->keys);
-	free(machine->mark);
-	free(machine->opened);
-	free(machine->fits);
-	free(machine->area);
-	free(machine->walk);
-	free(machine->candidates);
-	free(machine->writers);
+	give_back(machine->transitions);
+	give_back(machine->list);
+	give_back(machine->keys);
+	give_back(machine->mark);
+	give_back(machine->opened);
+	give_back(machine->fits);
+	give_back(machine->area);
+	give_back(machine->walk);
+	give_back(machine->candidates);
+	give_back(machine->writers);
 }
 
 /*

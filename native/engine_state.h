@@ -198,6 +198,7 @@ void forget_dead(const struct machine *machine, struct run *run, uint32_t live);
 
 /* calloc, counted. */
 void *take(uint64_t *memory, uint64_t count, size_t size);
+void give_back(void *area); /* what take() returned, or NULL */
 uint64_t hash_words(const uint32_t *words, size_t count);
 
 /* Interning; NOTHING when full. */

@@ -43,7 +43,7 @@ def _sekisho(guest: Running, *arguments: str, code: int = 0) -> str:
 
 
 def _status(guest: Running) -> dict[str, Any]:
-    return _ask(guest, b'{"command":"status"}')
+    return ask(guest, b'{"command":"status"}')
 
 
 def _final_status(guest: Running) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _more(guest: Running, counter: str) -> None:
     eventually(lambda: _status(guest)[counter] > before, f"more {counter}")
 
 
-def _ask(guest: Running, line: bytes) -> dict[str, Any]:
+def ask(guest: Running, line: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(guest.folder / "run" / "guest.sock"))
         connection.sendall(line + b"\n")
@@ -100,7 +100,7 @@ def test_mode_switches_at_once_and_back(guest: Running) -> None:
 
 def test_two_hundred_mode_switches_under_load_lose_nothing(guest: Running) -> None:
     for number in range(200):
-        answer = _ask(guest, json.dumps({"command": "mode", "mode": ("audit", "enforce")[number % 2]}).encode())
+        answer = ask(guest, json.dumps({"command": "mode", "mode": ("audit", "enforce")[number % 2]}).encode())
         assert "error" not in answer
     status = _final_status(guest)
     assert status["guarded"] - 2 * status["denied"] in (0, 1)  # every second request, in either mode
@@ -119,7 +119,7 @@ def test_twenty_reloads_under_load_lose_nothing(guest: Running) -> None:
     for number in range(20):
         table = b64encode(compile_policy((ALLOWING_42, ALLOWING_41)[number % 2])).decode()
         request = {"command": "reload", "table": table, "devices": ["test"], "policy": str(number)}
-        assert _ask(guest, json.dumps(request).encode())["policy"] == str(number)
+        assert ask(guest, json.dumps(request).encode())["policy"] == str(number)
         eventually(lambda: not _status(guest)["reload_pending"], "the new policy in force")
         _more(guest, "denied")
     status = _final_status(guest)
@@ -145,12 +145,12 @@ def test_reload_of_a_policy_for_a_device_inside_kvm_is_refused_and_the_old_one_s
     [b"", b"nonsense", b"[]", b"{}", b'{"command":"mode","mode":"off"}', b'{"command":"reload"}', b"[" * 100000],
 )
 def test_nonsense_on_the_control_socket_is_answered_with_an_error(request_line: bytes, guest: Running) -> None:
-    assert "error" in _ask(guest, request_line)
+    assert "error" in ask(guest, request_line)
     assert _status(guest)["mode"] == "enforce"
 
 
 def test_a_table_that_is_none_is_refused_by_the_shim_and_the_old_one_stays(guest: Running) -> None:
-    answer = _ask(guest, json.dumps({"command": "reload", "table": "AAAA", "devices": [], "policy": "x"}).encode())
+    answer = ask(guest, json.dumps({"command": "reload", "table": "AAAA", "devices": [], "policy": "x"}).encode())
     assert "error" in answer
     assert _status(guest)["policy"].endswith("policy.json")
 

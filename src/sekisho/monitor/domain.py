@@ -83,7 +83,7 @@ def find(options: Sequence[str], folder: Path = FOLDER) -> tuple[Path, Domain]:
         if os.path.lexists(path):
             return path, _read(path)
     raise SekishoError(
-        f"no policy for the domain: neither {' nor '.join(f'{name}.toml' for name in candidates)}", source=folder
+        f"no policy for the domain: no {' and no '.join(f'{name}.toml' for name in candidates)}", source=folder
     )
 
 

@@ -1,11 +1,13 @@
 """The mimic's scripts, the module that plays them, and how their harm is told."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sekisho.image import load
-from sekisho.lab import debian, machine, mimic, module
+from sekisho.lab import debian, floppy, machine, mimic, module
 
 DRIVER = mimic.Driver(poll=0x42, send=0x44)
 
@@ -69,3 +71,20 @@ def test_the_module_is_one_for_that_kernel(suite: str) -> None:
     content = built.read_bytes()
     assert f"vermagic={debian.kernel(suite).release} SMP ".encode() in content
     assert {".gnu.linkonce.this_module", "__versions", ".init.text"} <= {each.name for each in load(built).sections}
+
+
+@pytest.mark.lab
+@pytest.mark.download
+def test_without_a_filter_a_guest_does_harm_with_the_drivers_own_instructions(tmp_path: Path) -> None:
+    names, trace = ("mimic-unguarded", "mimic-extra-bytes"), tmp_path / "trace"
+    report = floppy.run(floppy.Plan(attacks=names, workload="none", trace=trace))
+    assert [report.mimics[name].harm for name in names] == [True, True]
+    # Not from the module's own code: the pointer is where the kernel put the driver.
+    base, place = report.sections[0][".text"], mimic.driver("bookworm")
+    driver = load(debian.kernel().module("floppy"))
+    send = next(each for each in driver.symbols if each.name == "output_byte")
+    offset = driver.location(send.address)[1] + place.send
+    seek = [json.loads(line) for line in trace.read_text().splitlines()]
+    pointers = {event["ip"] for event in seek if event.get("address") == 0x3F5 and event["direction"] == "out"}
+    # KVM reports the instruction, or where it ends.
+    assert pointers & {base + offset, base + offset + 1}

@@ -14,7 +14,7 @@ from sekisho.values.abstract import Abstract, finite, join, top
 from sekisho.values.branches import Branches
 from sekisho.values.condition import refine
 from sekisho.values.convention import Place
-from sekisho.values.expression import Expression, Value, anything, compute_each, linear, make, symbol
+from sekisho.values.expression import COST_LIMIT, Expression, Value, anything, compute_each, linear, make, symbol
 from sekisho.values.graph import Activation, Node, Origin, Touch
 from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Load
@@ -121,11 +121,13 @@ class Interpreter(Branches):
                 step: Step = line[1]
                 operands = tuple([values[i] for i in line[2]])
                 append(self._step(node, state, step, operands))
-        changed = dict(registers if state.registers is registers else state.registers)
+        changed = dict(state.registers)
         for place, slot in program.registers:
-            changed[place] = values[slot]
+            value = values[slot]
+            if value.__class__ is not int and value.cost > COST_LIMIT:  # type: ignore[union-attr]
+                value = anything(state.abstract(value), value.size)  # type: ignore[union-attr]
+            changed[place] = value
         state.registers = changed
-        state.compact()
         condition = None if program.condition is None else values[program.condition]
         target = None if program.target is None else values[program.target]
         self._leave(node, state, condition, target)

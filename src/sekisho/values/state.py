@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from sekisho.values.abstract import Abstract, bounded, finite, join, top, widen
 from sekisho.values.convention import Place
-from sekisho.values.expression import COST_LIMIT, Expression, Value, anything, evaluate, symbol
+from sekisho.values.expression import Expression, Value, evaluate, symbol
 
 Slots = dict[int, tuple[int, Value]]
 
@@ -42,15 +42,6 @@ class State:
         """Keep only the sets of those symbols that something here means."""
         environment = self.environment
         self.environment = {s: environment[s] for s in self.symbols() if s in environment}
-
-    def compact(self) -> None:
-        """Forget symbols that nothing means any more, and replace expressions that grew too large."""
-        for place, value in self.registers.items():
-            if value.__class__ is not int and value.cost > COST_LIMIT:  # type: ignore[union-attr]
-                self.registers[place] = anything(self.abstract(value), value.size)  # type: ignore[union-attr]
-        if len(self.environment) > 24:
-            used = self.symbols()
-            self.environment = {s: v for s, v in self.environment.items() if s in used}
 
 
 MADE = "made of "

@@ -36,9 +36,15 @@ class Witness:
         self._engine = engine
         self._protocols = [prepare(protocol, policy.devices) for protocol in policy.protocols]
         self._nodes: dict[str, list[tuple[Protocol, Node]]] = {}
+        # What leads to a node: nodes, then entries, each with the edge.
+        self._sources: dict[tuple[str, str], list[tuple[Node | Entry, Edge]]] = {}
         for protocol in self._protocols:
             for node in protocol.nodes:
                 self._nodes.setdefault(node.id, []).append((protocol, node))
+            sources: tuple[Node | Entry, ...] = (*protocol.nodes, *protocol.entries)
+            for source in sources:
+                for edge in source.edges:
+                    self._sources.setdefault((protocol.name, edge.to), []).append((source, edge))
         self._owned = {device.space: parse_ranges(device.guarded, device.space) for device in policy.devices}
         self._open: tuple[tuple[str, str], ...] = ()
         self._merges = 0
@@ -102,7 +108,7 @@ class Witness:
             if isinstance(node.value, Payload):
                 return Residue("driver", f"{at}: the value belongs to the driver's user", run)
         standing = {name for _, name in self._open}
-        sources = self._sources(protocol, node)
+        sources = self._sources.get((protocol.name, node.id), [])
         for source, edge in sources:
             if isinstance(source, Entry):
                 if edge.when:
@@ -120,11 +126,3 @@ class Witness:
     @staticmethod
     def _loose(source: Node) -> bool:
         return len(source.edges) > 1 and any(not edge.when for edge in source.edges)
-
-    @staticmethod
-    def _sources(protocol: Protocol, node: Node) -> list[tuple[Node | Entry, Edge]]:
-        """Return what leads to a node: nodes and entries with the edge."""
-        from_nodes: list[tuple[Node | Entry, Edge]] = [
-            (source, edge) for source in protocol.nodes for edge in source.edges if edge.to == node.id
-        ]
-        return from_nodes + [(entry, edge) for entry in protocol.entries for edge in entry.edges if edge.to == node.id]

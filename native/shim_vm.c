@@ -108,6 +108,7 @@ static void create_vm(int system, int file)
 	vm->locator = locator_open(vm->engine);
 	if (!vm->locator)
 		shim_fail("no memory for the policy's sites");
+	atomic_store(&vcpu_by_file[file], NULL); /* of a VM that is gone */
 	atomic_store(&vm_by_file[file], vm);
 	atomic_store(&channel->applied, vm->generation);
 	atomic_store(&channel->vmm, (uint32_t)getpid());
@@ -138,6 +139,7 @@ static void create_vcpu(struct vm *vm, int file)
 	vm->vcpus[vcpu->index] = vcpu;
 	atomic_store(&vm->vcpu_count, vcpu->index + 1);
 	shim_open(vm);
+	atomic_store(&vm_by_file[file], NULL);
 	atomic_store_explicit(&vcpu_by_file[file], vcpu, memory_order_release);
 	shim_wake();
 }
@@ -383,8 +385,10 @@ static int observe_vm(struct vm *vm, uint32_t request, void *argument)
 
 int shim_observe(int file, uint32_t request, void *argument)
 {
-	struct vcpu *vcpu = shim_vcpu(file);
-	struct vm *vm = small(file) ? atomic_load(&vm_by_file[file]) : NULL;
+	/* A number that was a VM's or a vCPU's may have become KVM's own since: only there are VMs created. */
+	bool system = request == KVM_CREATE_VM;
+	struct vcpu *vcpu = system ? NULL : shim_vcpu(file);
+	struct vm *vm = small(file) && !system ? atomic_load(&vm_by_file[file]) : NULL;
 	int result;
 
 	/* On the system's and on the VM's file. A VMM that does not ask registers all the same: see above. */

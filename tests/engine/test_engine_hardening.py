@@ -61,7 +61,7 @@ def test_fuzzing_finds_nothing(target: str, table: str, tmp_path: Path, tables: 
     corpus.mkdir()
     if target == "fuzz_table":
         shutil.copytree(tables, corpus, dirs_exist_ok=True)
-    limits = [f"-max_total_time={SECONDS}", "-max_len=16384", "-timeout=20", "-rss_limit_mb=2048", "-close_fd_mask=1"]
+    limits = [f"-max_total_time={SECONDS}", "-max_len=16384", "-timeout=300", "-rss_limit_mb=2048", "-close_fd_mask=1"]
     result = subprocess.run(
         [program, *limits, str(corpus)],
         env={**os.environ, "SEKISHO_FUZZ_TABLE": str(tables / table)},

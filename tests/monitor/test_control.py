@@ -180,6 +180,13 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_launcher(guest: Runnin
             assert _status(guest)["mode"] == "enforce"
 
 
+def test_a_control_socket_that_was_removed_comes_back(guest: Running) -> None:
+    control = guest.folder / "run" / "guest.sock"
+    control.unlink()
+    eventually(control.exists, "another socket")
+    _more(guest, "denied")
+
+
 def test_the_filter_stays_in_force_without_its_launcher(tmp_path: Path) -> None:
     running = Running("2: write 1, 0x3ff, 0x42\nread 1, 0x3ff\ntell\njmp 2b", tmp_path, ALLOWING_41)
     running.monitor.wait("running")

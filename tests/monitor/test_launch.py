@@ -88,8 +88,9 @@ def test_a_line_that_others_than_the_vmm_raise_counts_as_raised(
 
 
 @pytest.mark.kvm
-def test_two_machines_of_one_process_are_both_filtered(vmm: Path, tmp_path: Path) -> None:
-    code, output, _ = _run([str(vmm), "two", WRITES_41_42_AND_READS], tmp_path)
+@pytest.mark.parametrize("how", ["two", "reuse"])
+def test_two_machines_of_one_process_are_both_filtered(how: str, vmm: Path, tmp_path: Path) -> None:
+    code, output, _ = _run([str(vmm), how, WRITES_41_42_AND_READS], tmp_path)
     assert (code, output.splitlines()[:-1]) == (0, ["out 3ff 41", "in 3ff 5a"] * 2)
     assert '"denied": 2' in output
 

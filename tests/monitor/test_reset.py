@@ -169,6 +169,32 @@ def test_stop_and_cont_are_no_reset(tmp_path: Path) -> None:
     assert summary["denied"] == summary["guarded"] - 1
 
 
+def test_a_machine_that_was_migrated_in_may_be_in_any_state(tmp_path: Path) -> None:
+    """From a VMM without the filter: whether the write was made before, nobody knows; it is allowed once."""
+    body = "2: write 1, 0x3ff, 1\nmov $0x5a, %al\ntell\nmov $0x100000, %ecx\n3: loopl 3b\njmp 2b"
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    rom, socket = assemble(body, source), f"unix:{tmp_path / 'm'}"
+    command = qemu(rom, source, "-qmp", f"unix:{source / 'qmp'},server=on,wait=off")
+    sender = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    first = Qmp(source / "qmp")
+    process, monitor = _start(body, target, ONCE, "-incoming", socket)
+    _wait_for_told(source, 1)
+    first.execute("migrate", uri=socket)
+    eventually(lambda: first.execute("query-migrate").get("status") == "completed", "the migration")
+    first.execute("quit")
+    first.close()
+    sender.wait(PATIENCE)
+    _wait_for_told(target, 3)
+    summary = json.loads(_end(process, monitor).splitlines()[-1])
+    trace = [json.loads(line) for line in (target / "trace").read_text().splitlines()]
+    writes = [event for event in trace if event.get("address") == 0x3FF]
+    assert _log(target, "restored") == 1
+    assert summary["denied"] == len(writes) - 1
+    assert "verdict" not in writes[0]
+
+
 def test_a_restored_snapshot_leaves_every_state_possible(tmp_path: Path) -> None:
     """After loadvm the write may or may not have been made: it is allowed again, once."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "1M"], check=True)

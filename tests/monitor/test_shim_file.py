@@ -1,6 +1,8 @@
 """The shim as a file: what it exports, needs and is hardened with; and that both sides agree on the shared memory."""
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -48,6 +50,34 @@ def test_only_its_own_environment_variable_is_read() -> None:
     strings = set(_read("strings").splitlines())
     assert {"SEKISHO_SHIM", "LD_PRELOAD"} <= strings  # the latter is only taken away
     assert not {text for text in strings if text.startswith("SEKISHO_")} - {"SEKISHO_SHIM"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a program setuid for somebody else")
+def test_a_program_with_privileges_does_not_take_the_variable(tmp_path: Path) -> None:
+    """Under AT_SECURE the shim is not even preloaded; this one loads it itself."""
+    library = tmp_path / "shim.so"
+    shutil.copy(shim(), library)
+    source = tmp_path / "loads.c"
+    source.write_text(
+        "#include <dlfcn.h>\n#include <stdio.h>\n#include <sys/auxv.h>\n"
+        "int main(int count, char **words) {\n"
+        '\tif (!dlopen(words[count - 1], RTLD_NOW)) return 3;\n\tprintf("%lu", getauxval(AT_SECURE));\n}\n'
+    )
+    program = tmp_path / "loads"
+    subprocess.run(["gcc", "-o", program, source], check=True)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    told = []
+    for setuid in (False, True):
+        if setuid:
+            os.chown(program, 65534, 65534)
+            program.chmod(0o4755)
+        environment = dict(os.environ, SEKISHO_SHIM="nonsense")
+        done = subprocess.run([program, library], env=environment, capture_output=True, text=True)
+        told.append((done.returncode, done.stdout))
+    if told[1] == (2, ""):
+        pytest.skip("this file system takes no setuid programs")
+    assert told == [(2, ""), (0, "1")]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
  * first argument says how it behaves:
  *   run     one VM
  *   two     two VMs in one process, one after the other
+ *   reuse   the same, but the first one's files are closed, and their numbers come back for others
  *   fork    forks after creating the VM; the child prints what it inherited of the shim
  *   exec    replaces itself by `sleep` after creating the VM
  *   copy    runs the vCPU through a copy of its file
@@ -54,7 +55,7 @@ static struct machine create(int kvm, const unsigned char *code, size_t size, co
 	bool at_reset = !strcmp(how, "reset");
 	struct machine machine = { .vm = ioctl(kvm, KVM_CREATE_VM, 0) };
 	struct kvm_userspace_memory_region region = { .memory_size = 0x10000 };
-	struct kvm_irqfd file = { .fd = (unsigned int)eventfd(0, 0), .gsi = 4 };
+	struct kvm_irqfd file = { .gsi = 4 };
 	struct kvm_sregs segments;
 	struct kvm_regs registers = { .rip = CODE, .rflags = 2 };
 	unsigned char *memory = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -68,7 +69,8 @@ static struct machine create(int kvm, const unsigned char *code, size_t size, co
 		fail("KVM_SET_USER_MEMORY_REGION");
 	if (!strncmp(how, "irq", 3) && ioctl(machine.vm, KVM_CREATE_IRQCHIP, 0))
 		fail("KVM_CREATE_IRQCHIP");
-	if (!strcmp(how, "irqfd") && ioctl(machine.vm, KVM_IRQFD, &file))
+	file.fd = strcmp(how, "irqfd") ? 0 : (unsigned int)eventfd(0, 0);
+	if (file.fd && ioctl(machine.vm, KVM_IRQFD, &file))
 		fail("KVM_IRQFD");
 	machine.vcpu = ioctl(machine.vm, KVM_CREATE_VCPU, 0);
 	if (machine.vcpu < 0)
@@ -182,6 +184,17 @@ int main(int count, char **arguments)
 	if (!strcmp(how, "copy"))
 		machine.vcpu = dup(machine.vcpu);
 	run(&machine, !strcmp(how, "split"));
+	if (!strcmp(how, "reuse")) {
+		/* What was KVM's number becomes anything's, the VM's KVM's, the vCPU's the VM's. */
+		munmap(machine.run, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+		close(machine.vcpu);
+		close(machine.vm);
+		close(kvm);
+		if (dup(0) != kvm || open_kvm() != machine.vm)
+			fail("numbers");
+		machine = create(machine.vm, code, size, how);
+		run(&machine, 0);
+	}
 	if (!strcmp(how, "two")) {
 		machine = create(kvm, code, size, how);
 		run(&machine, 0);

@@ -412,6 +412,17 @@ class Launcher:
         self._clients[connection.fileno()] = client
         self._selector.register(connection, selectors.EVENT_READ)
 
+    def _listen_again(self) -> None:
+        """Somebody may have cleared the folder of the control sockets."""
+        if self._socket.exists():
+            return
+        with suppress(SekishoError):
+            server, self._socket = control.listen(self.name)
+            self._selector.unregister(self._server)
+            self._server.close()
+            self._server = server
+            self._selector.register(server, selectors.EVENT_READ)
+
     def _drop(self, file: int) -> None:
         client = self._clients.pop(file)
         self._selector.unregister(client.socket)
@@ -422,6 +433,7 @@ class Launcher:
         every = now - self._watched >= 1.0
         if every:
             self._watched = now
+            self._listen_again()
         for file, client in list(self._clients.items()):
             fine = client.send({"type": "status", **self.status()}) if every and client.watching else client.flush()
             if not fine:

@@ -69,6 +69,7 @@ def evaluate(
             shares = measure(
                 policies,
                 recorded[trace],
+                stateless=("port whitelist",),
                 others=[recorded[other] for other in traces if other != trace],
                 count=-(-count // len(traces)),
                 seed=seed,

@@ -7,7 +7,7 @@ first request that was not the original's. So many children as the machine has p
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -68,6 +68,7 @@ def evaluate(
     records: Sequence[Record],
     *,
     others: Sequence[Sequence[Record]] = (),
+    stateless: Collection[str] = (),
     count: int = 500,
     seed: int = 1,
     progress: Callable[[float], None] = lambda done: None,
@@ -75,7 +76,8 @@ def evaluate(
     """Return the shares for each operator and direction; `records` is one trace that every filter allows.
 
     At most `count` mutants are made of each kind, the same for the same `seed`. Splices lead to `others` where given,
-    else to another place in the trace itself.
+    else to another place in the trace itself. The filters named in `stateless` judge each event by itself (as a port
+    whitelist does): their mutants need no process of their own.
     """
     scope = _scope(next(iter(policies.values())))
     foreign = [rebased(other, records) for other in others]
@@ -90,7 +92,7 @@ def evaluate(
             for mutant in mutants:
                 plan.setdefault(mutant.at, []).append(mutant)
     for number, (name, policy) in enumerate(policies.items()):
-        with _Player(policy, scope, tallies, name, explain=number == 0) as player:
+        with _Player(policy, scope, tallies, name, explain=number == 0, stateless=name in stateless) as player:
             for at, record in enumerate(records):
                 for mutant in plan.get(at, ()):
                     player.start(mutant, records)
@@ -193,8 +195,16 @@ class _Player:
     """An engine with the places of the drivers' code, fed with records; mutants are played by its children."""
 
     def __init__(
-        self, policy: Policy, scope: Iterable[int], tallies: dict[tuple[str, str], _Tally], name: str, explain: bool
+        self,
+        policy: Policy,
+        scope: Iterable[int],
+        tallies: dict[tuple[str, str], _Tally],
+        name: str,
+        *,
+        explain: bool,
+        stateless: bool,
     ) -> None:
+        self._stateless = stateless
         self._engine = Engine(policy)
         self._sites = SiteMap(policy.protocols)
         self._by_ip = policy.match == "ip"
@@ -229,6 +239,9 @@ class _Player:
 
     def start(self, mutant: _Mutant, records: Sequence[Record]) -> None:
         """Play a mutant in a child, from here; its result is counted when it ends."""
+        if self._stateless:
+            self._tallies[mutant.kind].denied[self._name] += self._outcome(mutant, records)[0]
+            return
         if len(self._children) >= self._most:
             self._reap()
         reading, writing = os.pipe()

@@ -1,12 +1,14 @@
 """Ways by which KVM serves a request without an exit: none of them goes round the filter at guarded addresses."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from sekisho.policy import Device
-from tests.monitor.bare_metal import Request, after_line, policy_of, run_guest
+from sekisho.policy import Device, write
+from tests.monitor.bare_metal import SEKISHO, Request, after_line, environment, eventually, policy_of, run_guest
+from tests.monitor.test_denial import Running
 
 pytestmark = pytest.mark.kvm
 
@@ -59,6 +61,20 @@ def test_a_doorbell_that_moves_with_its_device_reaches_the_filter(tmp_path: Path
     body = f"{VIRTIO_AT_C000}\nwrite 2, 0xd010, 0\ndone".replace("0xc0", "0xd0")
     outcome = run_guest(body, tmp_path, VIRTIO_GUARDED, *VIRTIO)
     assert (outcome.summary["guarded"], outcome.summary["denied"]) == (4, 1)
+
+
+def test_a_doorbell_known_before_a_reload_is_taken_back(tmp_path: Path) -> None:
+    guest = Running(
+        f"{VIRTIO_AT_C000}\n2: write 2, 0xc010, 0\nwrite 1, 0x80, 0\njmp 2b", tmp_path, policy_of(), qemu_options=VIRTIO
+    )
+    write(VIRTIO_GUARDED, tmp_path / "virtio.json")
+    trace = tmp_path / "trace"
+    eventually(lambda: trace.exists() and '"address":128,' in trace.read_text(), "the doorbell")
+    words = [*SEKISHO, "reload", "guest", str(tmp_path / "virtio.json")]
+    subprocess.run(words, env=environment(tmp_path), check=True, capture_output=True)
+    eventually(lambda: '"address":49168,' in trace.read_text(), "the doorbell as an exit")
+    assert guest.end()["denied"] > 0
+    assert '"address":49168,' not in trace.read_text().split('"address":128,')[0]
 
 
 IN_KERNEL = [

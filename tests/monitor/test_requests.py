@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitor.bare_metal import Request, policy_of, run_guest
+from tests.monitor.bare_metal import Policy, Request, policy_of, run_guest
 
 pytestmark = pytest.mark.kvm
 
@@ -87,6 +87,18 @@ def test_denied_read_answers_ones_and_no_more_than_was_asked_for(body: str, with
     string = "rep" in body
     assert outcome.told == (b"\xff\xff\xff\x00" if string else b"\xff" * len(without))
     assert outcome.summary["denied"] == 1
+
+
+@pytest.mark.parametrize(("guarded", "status"), [("0x80", b"\x60"), ("0x3f8", b"\x61")], ids=["made", "denied"])
+def test_a_denied_read_has_no_effect_on_the_device(guarded: str, status: bytes, tmp_path: Path) -> None:
+    """A byte waits in the serial port (looped back); reading it takes it away, which the line status then tells."""
+    sent = "write 1, 0x3fc, 0x10\nwrite 1, 0x3f8, 0x55\n2: read 1, 0x3fd\ntest $1, %al\njz 2b\n"
+    outcome = run_guest(f"{sent}read 1, 0x3f8\nread 1, 0x3fd\ntell\ndone", tmp_path, _allowing_writes(guarded))
+    assert outcome.told == status
+
+
+def _allowing_writes(guarded: str) -> Policy:
+    return policy_of(Request("out", int(guarded, 16)), guarded=(guarded,))
 
 
 def test_a_long_string_read_is_denied_to_its_last_byte(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ _GUEST = f"""
     tell
 2:  write 1, 0x3ff, {ALLOWED}
     write 1, 0x3ff, {FORBIDDEN}
-    mov $50000, %ecx
+    mov $500, %ecx
 3:  loopl 3b
     jmp 2b
 """
@@ -60,8 +60,7 @@ def soak(folder: Path, resets: int, switches: int, reloads: int) -> dict[str, fl
         reset()
     for number in range(switches):
         ask(guest, json.dumps({"command": "mode", "mode": ("audit", "enforce")[number % 2]}).encode())
-        if number % 10 == 0:
-            more()
+        more()
     table = b64encode(compile_policy(_POLICY)).decode()
     for number in range(reloads):
         ask(guest, json.dumps({"command": "reload", "table": table, "devices": ["x"], "policy": str(number)}).encode())

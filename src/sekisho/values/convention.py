@@ -25,6 +25,8 @@ class Convention:
     saved: frozenset[Place]
     clobbered: frozenset[Place]
     flags: range
+    results: frozenset[Place]
+    """Flags that arithmetic sets: carry, parity, zero, sign, overflow."""
     general_end: int
     names: dict[Place, str]
     source: Place
@@ -70,6 +72,7 @@ def convention(architecture: str) -> Convention:
         saved=frozenset(at(name) for name in saved),
         clobbered=frozenset(places) - frozenset(at(name) for name in [*saved, "RSP"]),
         flags=range(registers["CF"].offset, registers["CF"].offset + 0x20),
+        results=frozenset(registers[name].offset for name in ("CF", "PF", "ZF", "SF", "OF")),
         general_end=max(places) + (8 if wide else 4),
         names=places,
         source=at("RSI"),

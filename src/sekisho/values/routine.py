@@ -13,7 +13,7 @@ from sekisho.lift import CONST, RAM, Access, Instruction
 from sekisho.values.convention import Convention, Place
 from sekisho.values.expression import Expression, Value
 from sekisho.values.liveness import Liveness, liveness, places
-from sekisho.values.segment import Builder, Program, Segment, compile_segment
+from sekisho.values.segment import Builder, Program, Segment, compile_segment, exposed_flags
 
 _BOUND = 64
 """A loop that is compared with a larger constant than this is not unrolled."""
@@ -99,8 +99,13 @@ def named(block: Block, image: Image) -> Call | None:
 def prepare(function: Function, convention: Convention, image: Image) -> Routine:
     """Cut a function into stretches and find order, loops and live registers."""
     stretches: dict[int, Stretch] = {}
+    groups = {block.address: _cut(block) for block in function.blocks.values()}
+    needed: set[Place] = set()
+    for group in groups.values():
+        for instructions in group:
+            needed |= exposed_flags(instructions, convention)
     for block in function.blocks.values():
-        for stretch in _cut(block, convention, image):
+        for stretch in _build(block, groups[block.address], convention, image, frozenset(needed)):
             stretches[stretch.address] = stretch
     routine = Routine(function, stretches)
     _arrange(routine)
@@ -117,17 +122,23 @@ def program_of(stretch: Stretch) -> Program:
     return stretch.program
 
 
-def _cut(block: Block, convention: Convention, image: Image) -> list[Stretch]:
+def _cut(block: Block) -> list[list[Instruction]]:
     groups: list[list[Instruction]] = [[]]
     for instruction in block.instructions:
         if instruction.access is not None and groups[-1]:
             groups.append([])
         groups[-1].append(instruction)
+    return groups
+
+
+def _build(
+    block: Block, groups: list[list[Instruction]], convention: Convention, image: Image, needed: frozenset[Place]
+) -> list[Stretch]:
     result = []
     for number, group in enumerate(groups):
         last = number == len(groups) - 1
         builder = Builder(convention)
-        segment = builder.build(group)
+        segment = builder.build(group, needed)
         call = named(block, image) if last else None
         if call is not None and call.operand is not None and (call.extern is None):  # noqa: SIM102
             # The callee's address, wherever a thunk takes it from.

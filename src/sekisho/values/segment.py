@@ -107,9 +107,9 @@ class Builder:
         self.target: Value | None = None
         self.maybe: Value | None = None
 
-    def build(self, instructions: list[Instruction]) -> Segment:
-        """Return what these instructions do."""
-        dead = _dead_flags(instructions, self.convention)
+    def build(self, instructions: list[Instruction], needed: frozenset[Place]) -> Segment:
+        """Return what these instructions do. `needed`: flags that are read behind them."""
+        dead = _dead_flags(instructions, self.convention, needed)
         for number, instruction in enumerate(instructions):
             self._instruction(instruction, dead[number])
         first, last = instructions[0], instructions[-1]
@@ -338,12 +338,28 @@ _BRANCHES = frozenset((Code.CBRANCH, Code.BRANCH))
 _EFFECTS = frozenset((Code.LOAD, Code.CALLOTHER))
 
 
-def _dead_flags(instructions: list[Instruction], convention: Convention) -> list[frozenset[int]]:
-    """Return for each instruction the numbers of its operations that only compute flags nobody reads here.
+def exposed_flags(instructions: list[Instruction], convention: Convention) -> set[Place]:
+    """Return the flags that arithmetic sets and that are read here before they are set."""
+    results = convention.results
+    missing = set(results)
+    found: set[Place] = set()
+    for instruction in instructions:
+        for _, output, inputs in instruction.ops:
+            for space, offset, _ in inputs:
+                if space == REGISTER and offset in missing:
+                    found.add(offset)
+            if output is not None and output.space == REGISTER:
+                missing.discard(output.offset)
+        if not missing:
+            break
+    return found
 
-    Flags that are set last are kept: whether they are read later is not known yet.
-    """
-    overwritten: set[int] = set()
+
+def _dead_flags(
+    instructions: list[Instruction], convention: Convention, needed: frozenset[Place]
+) -> list[frozenset[int]]:
+    """Return for each instruction the numbers of its operations that only compute flags nobody reads."""
+    overwritten: set[int] = set(convention.results - needed)
     flags = convention.flags
     result: list[frozenset[int]] = []
     for instruction in reversed(instructions):

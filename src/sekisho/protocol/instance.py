@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.model import Note
-from sekisho.values.abstract import Abstract, join
+from sekisho.values.abstract import Abstract, finite, join
 from sekisho.values.expression import evaluate
 
 REACH = 16
@@ -67,9 +67,16 @@ def ports(facts: Facts, site: int, excluded: Collection[Range]) -> tuple[int, ..
                 held = facts.contents(place, size)
                 contents = held if contents is None else join(contents, held)
             if contents is not None:
-                environment[symbol] = contents
+                environment[symbol] = _both(contents, environment.get(symbol))
         members = evaluate(port.value, environment).members(64)
         if members is None:
             return None
         numbers |= {member & 0xFFFF for member in members}
     return tuple(sorted(numbers))
+
+
+def _both(contents: Abstract, known: Abstract | None) -> Abstract:
+    """Return the contents of a variable of which more is known at the request."""
+    if known is None or contents.values is None or known.values is None:
+        return contents
+    return finite(contents.values & known.values) if contents.values & known.values else contents

@@ -67,6 +67,8 @@ class _Recovery:
         self.constant_jumps: dict[int, int] = {}
         self.never_return: set[int] = set()
         self.drafts: dict[int, _Draft] = {}
+        self.pointers: dict[int, tuple[int, ...]] = {}
+        """Code addresses in operands, by instruction."""
         self.covered: dict[int, int] = {}
         self.starts: dict[int, str] = {}
         self.cold: dict[str, list[int]] = {}
@@ -381,8 +383,12 @@ class _Recovery:
             for instruction in draft.instructions.values():
                 if instruction.kind in ("jump", "branch", "call"):
                     continue
-                for target in instruction_code_pointers(self.image, instruction):
-                    yield target, instruction.address
+                address = instruction.address
+                found = self.pointers.get(address)
+                if found is None:
+                    found = self.pointers[address] = tuple(instruction_code_pointers(self.image, instruction))
+                for target in found:
+                    yield target, address
 
     def _data_pointers(self) -> Iterator[tuple[int, int]]:
         """Yield (code address, place) of the pointers in data that are not entries of known jump tables."""

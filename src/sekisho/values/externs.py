@@ -4,7 +4,7 @@ from sekisho.flow.model import Call
 from sekisho.values.abstract import constant, finite, top
 from sekisho.values.expression import Expression, Value, make, symbol
 from sekisho.values.graph import Node
-from sekisho.values.kernel import ALLOCATORS, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, zeroes
+from sekisho.values.kernel import ALLOCATORS, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, matches, zeroes
 from sekisho.values.returns import Returns
 from sekisho.values.routine import preserves
 from sekisho.values.slots import read_slot
@@ -56,7 +56,7 @@ class Externs(Returns):
         self.sources[gone] = f"{name}()"
         self.owners[gone] = node.activation.routine.function.address
         present = [a for a in arguments if a is not None]
-        if ALLOCATORS.fullmatch(name):
+        if matches(ALLOCATORS, name):
             heap = self.heaps.get(call.address)
             flags = next((a for a in arguments[1:2] if isinstance(a, int)), None)
             if heap is None:
@@ -90,9 +90,9 @@ class Externs(Returns):
             value = arguments[argument] if argument < len(arguments) else None
             if value is not None:
                 self._callback(node, state, value, word, kind, name)
-        if WAITS.fullmatch(name):
+        if matches(WAITS, name):
             self._publish(state)
-        if HARMLESS.fullmatch(name) or preserves(name):
+        if matches(HARMLESS, name) or preserves(name):
             return gone
         self._expose(node, state, arguments, f"passed to {name}", True)
         if not self.options.init_first:

@@ -5,6 +5,7 @@ given a pointer to, keep the pointer, and call any function of the driver that i
 """
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 EntryKind = Literal["init", "exit", "task", "work", "irq", "timer"]
@@ -115,3 +116,9 @@ FILLS: dict[str, tuple[int, int, str]] = {
 def zeroes(name: str, flags: int | None) -> bool:
     """Whether an allocator gives zeroed memory; `flags` is its GFP argument where that is known."""
     return ZEROING.fullmatch(name) is not None or (flags is not None and bool(flags & _GFP_ZERO))
+
+
+@lru_cache(maxsize=4096)
+def matches(functions: re.Pattern[str], name: str) -> bool:
+    """Whether a function is one of these."""
+    return functions.fullmatch(name) is not None

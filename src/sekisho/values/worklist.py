@@ -120,9 +120,10 @@ class Worklist:
         visits = 0
         while queue or self.woken:
             if not queue:
-                for number in sorted(self.woken):
-                    self._queue(self.woken[number])
-                self.woken = {}
+                # Init is long, and the others seldom change what it finds: it waits until they have settled.
+                waiting = [n for n in sorted(self.woken) if self.woken[n].activation.origin.rank] or sorted(self.woken)
+                for number in waiting:
+                    self._queue(self.woken.pop(number))
             _, _, node = heappop(queue)
             if not node.queued:
                 continue

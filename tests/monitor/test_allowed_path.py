@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
 ]
 
-COUNT = 2000
+COUNT = 5000
 REQUESTS = (Request("out", 0x3FF, values=(0x41,)), Request("in", 0x3FF))
 
 

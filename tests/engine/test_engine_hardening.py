@@ -63,7 +63,8 @@ def test_fuzzing_finds_nothing(target: str, table: str, tmp_path: Path, tables: 
     if target == "fuzz_table":
         shutil.copytree(tables, corpus, dirs_exist_ok=True)
     else:  # what longer runs have found, minimised
-        zipfile.ZipFile(NATIVE / "fuzz" / "corpus" / f"{table}.zip").extractall(corpus)
+        found = NATIVE / "fuzz" / "corpus" / f"{table.replace(' ', '-')}.zip"
+        zipfile.ZipFile(found).extractall(corpus)
     limits = [f"-max_total_time={SECONDS}", "-max_len=16384", "-timeout=300", "-rss_limit_mb=2048", "-close_fd_mask=1"]
     result = subprocess.run(
         [program, *limits, str(corpus)],

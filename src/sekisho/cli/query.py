@@ -97,6 +97,7 @@ def _document(question: "Question", answer: "Answer", allowed: bool) -> dict[str
         "proven": answer.proven,
         "steps": _texts(answer.steps),
         "loop": _texts(answer.loop),
+        "places": [_places(steps) for steps in (answer.steps, answer.loop)],
         "shortest": answer.shortest,
         "confirmed": allowed,
         "depth": answer.depth,
@@ -111,6 +112,11 @@ def _document(question: "Question", answer: "Answer", allowed: bool) -> dict[str
 
 def _texts(steps: "tuple[Step, ...]") -> list[str]:
     return [str(step) for step in steps if step is not None]
+
+
+def _places(steps: "tuple[Step, ...]") -> list[str]:
+    """Return where in its protocol each step is made; "" for an interrupt line."""
+    return [getattr(step, "place", "") for step in steps if step is not None]
 
 
 def _assumptions(question: "Question") -> list[str]:
@@ -151,8 +157,8 @@ def _print(question: "Question", answer: "Answer", allowed: bool, longest: bool)
         texts = _texts(steps)
         if title and texts:
             print(f"  {title}")
-        for text in texts[:_SHOWN]:
-            print(f"    {text}")
+        for text, place in list(zip(texts, _places(steps), strict=True))[:_SHOWN]:
+            print(f"    {text:32} {place}".rstrip())
         if len(texts) > _SHOWN:
             print(f"    and {len(texts) - _SHOWN} more steps")
 

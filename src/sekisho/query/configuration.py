@@ -31,7 +31,10 @@ _WIDE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, with its datum or answer (`None`: any). `weight` is 1 if it is one of those that are counted."""
+    """A request, with its datum or answer (`None`: any), made at a `place` of a protocol (a node's name).
+
+    `weight` is 1 if it is one of those that are counted.
+    """
 
     space: IoSpace
     direction: Direction
@@ -39,6 +42,7 @@ class Request:
     width: int
     value: int | None
     weight: int
+    place: str = ""
     vcpu: int = 0
 
     def __str__(self) -> str:
@@ -347,7 +351,7 @@ class _Machine:
                 key = weight, tuple(evaluate(tree, {node.bind: bound}) for tree in tells) if node.bind else ()
                 if key not in seen:
                     seen.add(key)
-                    yield Request(site.space, site.direction, address, site.width, value, weight), bound
+                    yield Request(site.space, site.direction, address, site.width, value, weight, node.id), bound
 
     def _observers(self, node: Node) -> tuple[Tree, ...]:
         """Return the expressions by whose results the rest of the protocol can tell two values of the bound local

@@ -64,7 +64,7 @@ struct pci {
 	shim_lock lock;
 	_Atomic uint32_t turn; /* the vCPU (plus one) that has a request at the configuration ports under way */
 	uint32_t address, pciexbar;
-	uint64_t ecam[2]; /* now, and before; 0: none */
+	_Atomic uint64_t ecam[2]; /* now, and before; 0: none */
 	uint32_t other[PCI_OTHER];
 	struct pci_function functions[PCI_FUNCTIONS];
 	struct pci_window windows[PCI_WINDOWS];
@@ -183,10 +183,10 @@ bool pci_may_write(struct vm *vm, const struct sekisho_event *event);
 void pci_written(struct vm *vm, const struct sekisho_event *event);
 void pci_answered(struct vm *vm, const struct sekisho_event *event);
 const struct pci_window *pci_window(const struct pci *pci, uint16_t id);
-bool pci_guards(const struct vm *vm, uint8_t space, uint64_t first, uint64_t last, uint16_t own);
+bool pci_guards(struct vm *vm, uint8_t space, uint64_t first, uint64_t last);
 void pci_policy(struct vm *vm);
 void pci_restart(struct vm *vm, bool known);
-bool pci_translate(const struct vm *vm, struct sekisho_event *event);
+bool pci_translate(struct vm *vm, struct sekisho_event *event);
 
 /* shim_denial.c */
 bool shim_may_explain(struct vm *vm);

@@ -41,8 +41,10 @@ struct access {
 static bool in_ecam(const struct pci *pci, const struct sekisho_event *event, uint64_t *offset)
 {
 	for (int i = 0; i < 2; i++) {
-		*offset = event->address - pci->ecam[i];
-		if (pci->ecam[i] && *offset < ECAM_SIZE)
+		uint64_t base = pci->ecam[i];
+
+		*offset = event->address - base;
+		if (base && *offset < ECAM_SIZE)
 			return true;
 	}
 	return false;
@@ -89,7 +91,7 @@ static int bar_at(uint32_t offset)
 }
 
 /* Is any of these addresses guarded now, by another device than that of BAR `own`? */
-bool pci_guards(const struct vm *vm, uint8_t space, uint64_t first, uint64_t last, uint16_t own)
+static bool guarded_now(const struct vm *vm, uint8_t space, uint64_t first, uint64_t last, uint16_t own)
 {
 	struct sekisho_range range;
 
@@ -107,7 +109,17 @@ bool pci_guards(const struct vm *vm, uint8_t space, uint64_t first, uint64_t las
 static bool on_guarded(const struct vm *vm, uint8_t space, uint64_t first, uint64_t size, uint16_t own)
 {
 	/* QEMU maps no BAR at 0. */
-	return first && pci_guards(vm, space, first, first + size - 1, own);
+	return first && guarded_now(vm, space, first, first + size - 1, own);
+}
+
+bool pci_guards(struct vm *vm, uint8_t space, uint64_t first, uint64_t last)
+{
+	bool guarded;
+
+	shim_acquire(&vm->pci.lock);
+	guarded = guarded_now(vm, space, first, last, 0);
+	shim_release(&vm->pci.lock);
+	return guarded;
 }
 
 static bool bar_on_guarded(const struct vm *vm, const struct access *access, int number, uint32_t value)
@@ -404,14 +416,16 @@ void pci_restart(struct vm *vm, bool known)
 		}
 	}
 	memset(pci->other, 0, sizeof(pci->other));
-	if (known)
-		pci->address = pci->pciexbar = pci->ecam[0] = pci->ecam[1] = 0;
+	if (known) {
+		pci->address = pci->pciexbar = 0;
+		pci->ecam[0] = pci->ecam[1] = 0;
+	}
+	atomic_store(&pci->turn, 0); /* whoever had it may be gone */
 	place_windows(pci);
 	shim_release(&pci->lock);
 }
 
-/* In the policy's addresses; false if the request is at addresses of the policy where its device is not, now. */
-bool pci_translate(const struct vm *vm, struct sekisho_event *event)
+static bool to_policy(const struct vm *vm, struct sekisho_event *event)
 {
 	const struct pci *pci = &vm->pci;
 	uint64_t last = event->address + event->width - 1;
@@ -433,5 +447,16 @@ bool pci_translate(const struct vm *vm, struct sekisho_event *event)
 	/* Another device of the policy, at a fixed address, may be reached by the same request. */
 	for (uint32_t i = 0; !here && !sekisho_engine_range(vm->engine, i, &range); i++)
 		here = !range.bar && range.space == event->space && event->address <= range.last && last >= range.first;
+	return here;
+}
+
+/* In the policy's addresses; false if the request is at addresses of the policy where its device is not, now. */
+bool pci_translate(struct vm *vm, struct sekisho_event *event)
+{
+	bool here;
+
+	shim_acquire(&vm->pci.lock);
+	here = to_policy(vm, event);
+	shim_release(&vm->pci.lock);
 	return here;
 }

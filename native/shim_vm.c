@@ -166,13 +166,13 @@ static void unhook(void)
 	atomic_fetch_add(&shim_channel->unhooked, 1);
 }
 
-static bool rings_at_guarded(const struct vm *vm, const struct kvm_ioeventfd *doorbell)
+static bool rings_at_guarded(struct vm *vm, const struct kvm_ioeventfd *doorbell)
 {
 	uint8_t space = doorbell->flags & KVM_IOEVENTFD_FLAG_PIO ? SEKISHO_PIO : SEKISHO_MMIO;
 	/* Length 0 means any length: up to eight bytes. */
 	uint64_t last = doorbell->addr + (doorbell->len ? doorbell->len : 8) - 1;
 
-	return pci_guards(vm, space, doorbell->addr, last, 0);
+	return pci_guards(vm, space, doorbell->addr, last);
 }
 
 static bool same_doorbell(const struct kvm_ioeventfd *one, const struct kvm_ioeventfd *other)

@@ -70,6 +70,6 @@ def test_a_silent_node_stays_where_others_could_notice_when_it_is_passed(
     guarded = replace(
         program,
         globals=tuple(map(Global, tracked)),
-        entries=(Entry("e", "task", (Edge("s", when="g == 1"),)),),
+        entries=(Entry("e", "task", (Edge("s", when="g == 1"), Edge(END, set={"g": "1"}))),),
     )
     assert {node.id for node in minimise(guarded).nodes} == left

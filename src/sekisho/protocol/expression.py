@@ -10,8 +10,9 @@ import ast
 import operator
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeGuard
 
 from sekisho.errors import SekishoError
 
@@ -33,11 +34,19 @@ class ExpressionError(SekishoError):
     """An expression that is not in the subset."""
 
 
+_NOTHING: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """An unsigned 32-bit number, or ANY (`None`)."""
 
     value: int | None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """It reads nothing."""
+        return _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,10 @@ class Name:
     """A tracked global, a local, `value` or `address`."""
 
     name: str
+    names: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset((self.name,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,15 @@ class Unary:
 
     operator: str
     operand: "Tree"
+    names: frozenset[str] = field(init=False, repr=False, compare=False)
+    digest: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", self.operand.names)
+        object.__setattr__(self, "digest", hash((self.operator, self.operand)))
+
+    def __hash__(self) -> int:
+        return self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +84,16 @@ class Binary:
     operator: str
     left: "Tree"
     right: "Tree"
+    names: frozenset[str] = field(init=False, repr=False, compare=False)
+    digest: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        left, right = self.left.names, self.right.names
+        object.__setattr__(self, "names", left if not right else left | right if left else right)
+        object.__setattr__(self, "digest", hash((self.operator, self.left, self.right)))
+
+    def __hash__(self) -> int:
+        return self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +102,10 @@ class Member:
 
     operand: "Tree"
     members: tuple[int, ...]
+    names: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", self.operand.names)
 
 
 Tree = Constant | Name | Unary | Binary | Member
@@ -223,19 +259,13 @@ def evaluate(tree: Tree, variables: Mapping[str, int | None]) -> int | None:
 
 def names(tree: Tree) -> frozenset[str]:
     """Every name the expression reads."""
-    match tree:
-        case Constant():
-            return frozenset()
-        case Name(name):
-            return frozenset({name})
-        case Unary(_, operand) | Member(operand, _):
-            return names(operand)
-        case Binary(_, left, right):
-            return names(left) | names(right)
+    return tree.names
 
 
 def substitute(tree: Tree, values: Mapping[str, Tree]) -> Tree:
     """The expression with names replaced by trees."""
+    if tree.names.isdisjoint(values):
+        return tree
     match tree:
         case Constant():
             return tree
@@ -249,6 +279,7 @@ def substitute(tree: Tree, values: Mapping[str, Tree]) -> Tree:
             return Binary(name, substitute(left, values), substitute(right, values))
 
 
+@lru_cache(maxsize=65536)
 def write(tree: Tree) -> str:
     """Text that parses to an equal tree. Operands are put in brackets, but for chains of `and` and of `or`."""
 
@@ -294,6 +325,7 @@ def compile_expression(tree: Tree, locate: Callable[[str], tuple[str, int]]) -> 
             return compile_expression(left, locate) + compile_expression(right, locate) + bytes([_OPCODE[name]])
 
 
+@lru_cache(maxsize=65536)
 def fold(tree: Tree) -> Tree:
     """The expression with its constant parts worked out; equal for every value of its names."""
     match tree:
@@ -310,8 +342,84 @@ def fold(tree: Tree) -> Tree:
                             return Constant(int(name == "or"))
                         if truth_valued(other):
                             return other
-    if isinstance(tree, Unary | Member | Binary) and not names(tree):
+    if not tree.names and not isinstance(tree, Constant):
         return Constant(evaluate(tree, {}))
+    match tree:
+        case Unary(_, Constant(None)) | Member(Constant(None), _):
+            return Constant(None)
+        case Binary():
+            return _identity(tree)
+    return tree
+
+
+@lru_cache(maxsize=65536)
+def possible(tree: Tree) -> Tree:
+    """A condition that may hold exactly when `tree` may: what is ANY goes both ways, so it may hold.
+
+    Conjunctions keep what can be decided of them, each conjunct once.
+    """
+    match tree:
+        case Constant(None):
+            return Constant(1)
+        case Unary("not", Binary("and", left, right)):
+            return possible(Binary("or", Unary("not", left), Unary("not", right)))
+        case Unary("not", Binary("or", left, right)):
+            return possible(Binary("and", Unary("not", left), Unary("not", right)))
+        case Unary("not", Unary("not", inner)):
+            return possible(Binary("!=", inner, Constant(0)))
+        case Binary("or", left, right):
+            return fold(Binary("or", possible(left), possible(right)))
+        case Binary("and", _, _):
+            kept: dict[Tree, None] = {}
+            for each in conjuncts(tree):
+                kept.update(dict.fromkeys(conjuncts(possible(each))))
+            found = [each for each in kept if not (isinstance(each, Constant) and each.value)]
+            if any(each == Constant(0) or Unary("not", each) in kept for each in found):
+                return Constant(0)
+            whole = found[0] if found else Constant(1)
+            for each in found[1:]:
+                whole = Binary("and", whole, each)
+            return whole
+    folded = fold(tree)
+    return Constant(1) if folded == Constant(None) else folded
+
+
+def conjuncts(tree: Tree) -> list[Tree]:
+    """The expressions that `and` joins."""
+    return [*conjuncts(tree.left), *conjuncts(tree.right)] if _is_and(tree) else [tree]
+
+
+def _is_and(tree: Tree) -> TypeGuard[Binary]:
+    return isinstance(tree, Binary) and tree.operator == "and"
+
+
+def _identity(tree: Binary) -> Tree:
+    """The expression without an operand that changes nothing, or decides all."""
+    left, right = tree.left, tree.right
+    for one, other in ((left, right), (right, left)):
+        match tree.operator, one:
+            case (("&" | "*"), Constant(0)):
+                return Constant(0)
+            case _, Constant(None) if tree.operator not in ("and", "or"):
+                return Constant(0) if other == Constant(0) and tree.operator in "&*" else Constant(None)
+            case (("|" | "+" | "^"), Constant(0)):
+                return other
+            case "&", Constant(0xFFFFFFFF):
+                return other
+            case "*", Constant(1):
+                return other
+    if tree.operator in ("-", "<<", ">>") and right == Constant(0):
+        return left
+    if tree.operator == "&" and isinstance(left, Binary) and left.operator == "&":
+        match left.right, right:
+            case Constant(int(inner)), Constant(int(outer)):
+                return fold(Binary("&", left.left, Constant(inner & outer)))
+    if tree.operator == "&" and isinstance(left, Binary) and left.operator == "|":
+        match left.right, right:
+            case Constant(int(inner)), Constant(int(outer)) if inner & outer:
+                return fold(Binary("|", Binary("&", left.left, Constant(outer & ~inner)), Constant(inner & outer)))
+            case Constant(int()), Constant(int()):
+                return fold(Binary("&", left.left, right))
     return tree
 
 

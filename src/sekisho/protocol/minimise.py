@@ -9,7 +9,9 @@ from collections import defaultdict
 
 from msgspec.structs import replace
 
-from sekisho.protocol.model import Entry, Protocol
+from sekisho.protocol.domains import domains, narrow
+from sekisho.protocol.liveness import drop_dead
+from sekisho.protocol.model import END, LOADED, Edge, Entry, Node, Protocol
 from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
 
 
@@ -19,11 +21,39 @@ def minimise(protocol: Protocol) -> Protocol:
     Node names are kept for the nodes that remain, so that the result is stable against small changes of the driver.
     """
     edges = {_entry_key(entry): entry.edges for entry in protocol.entries}
+    roots = list(edges)
     edges |= {node.id: node.edges for node in protocol.nodes}
+    nodes = {node.id: node for node in protocol.nodes}
+    # That the driver is loaded stays true while a run is open: it may be asked later.
     tracked = [variable.name for variable in protocol.globals]
-    cut_passages(edges, {node.id for node in protocol.nodes if node.site is None}, tracked)
-    kept = reachable(edges, [_entry_key(entry) for entry in protocol.entries])
-    nodes = {node.id: replace(node, edges=edges[node.id]) for node in protocol.nodes if node.id in kept}
+    shared = [name for name in tracked if name != LOADED]
+    initial: dict[str, tuple[int, ...]] = dict.fromkeys(protocol.locals, (0,))
+    initial |= {variable.name: variable.initial for variable in protocol.globals}
+    answers = {node.bind for node in protocol.nodes if node.bind is not None}
+    signals = [Edge(END, "", dict(signal.set)) for signal in protocol.signals]
+    while True:
+        before = sum(map(len, edges.values()))
+        known = domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers)
+        for name, own in edges.items():
+            edges[name] = tuple(each for edge in own if (each := narrow(edge, known)) is not None)
+        edges = drop_dead(nodes, edges, tracked)
+        _merge(nodes, edges)
+        cut_passages(edges, {name for name, node in nodes.items() if node.site is None}, shared)
+        kept = reachable(edges, roots) - {END}
+        nodes = {name: node for name, node in nodes.items() if name in kept}
+        edges = {name: own for name, own in edges.items() if name in kept}
+        if sum(map(len, edges.values())) == before:
+            break
+    _merge(nodes, edges)
+    return replace(
+        protocol,
+        nodes=tuple(replace(node, edges=edges[name]) for name, node in nodes.items()),
+        entries=tuple(replace(entry, edges=edges[_entry_key(entry)]) for entry in protocol.entries),
+    )
+
+
+def _merge(nodes: dict[str, Node], edges: dict[str, tuple[Edge, ...]]) -> None:
+    """Make nodes one, in place, that behave alike: the one with the shortest call string stays."""
     labels = {name: (node.site, node.addresses, node.value, node.bind) for name, node in nodes.items()}
     members: dict[int, list[str]] = defaultdict(list)
     for name, number in alike(edges, labels).items():
@@ -32,15 +62,19 @@ def minimise(protocol: Protocol) -> Protocol:
     for group in members.values():
         chosen = min(group, key=lambda name: (len(nodes[name].context), nodes[name].context, name))
         names.update(dict.fromkeys(group, chosen))
-        if len(group) > 1 and nodes[chosen].site is not None:
-            nodes[chosen] = replace(nodes[chosen], comment=f"and {len(group) - 1} more call strings")
-    return replace(
-        protocol,
-        nodes=tuple(
-            replace(node, edges=renamed(node.edges, names)) for name, node in nodes.items() if names[name] == name
-        ),
-        entries=tuple(replace(entry, edges=renamed(edges[_entry_key(entry)], names)) for entry in protocol.entries),
-    )
+        if len(group) > 1:
+            count = sum(_strings(nodes[name]) for name in group)
+            nodes[chosen] = replace(nodes[chosen], comment=f"and {count - 1} more call strings")
+    for name in names:
+        if names[name] != name:
+            del nodes[name], edges[name]
+    for name, own in edges.items():
+        edges[name] = renamed(own, names)
+
+
+def _strings(node: Node) -> int:
+    """Return how many call strings a node stands for."""
+    return 1 + int(node.comment.split()[1]) if node.comment.startswith("and ") else 1
 
 
 def _entry_key(entry: Entry) -> str:

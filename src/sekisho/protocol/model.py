@@ -28,6 +28,12 @@ Direction = Literal["in", "out"]
 END = "end"
 """Target of an edge that closes the run."""
 
+LOADED = "driver_loaded"
+"""The global that is 1 from the opening of init to the end of exit, while other entries may be called."""
+
+HELD = "_held"
+"""The end of the names of globals that are mutexes: only the run that set one to 1 sets it to 0 again."""
+
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Code bytes around a site, by which the driver is found in guest memory.

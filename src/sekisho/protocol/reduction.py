@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from sekisho.protocol.expression import Binary, Constant, Tree, Unary, fold, names, parse, substitute, write
-from sekisho.protocol.model import END, Edge
+from sekisho.protocol.expression import Binary, Constant, Tree, Unary, fold, parse, possible, substitute, write
+from sekisho.protocol.model import END, HELD, Edge
 
 _EdgeKey = tuple[str, str, tuple[tuple[str, str], ...]]
 
-_GROWTH = 4
+_GROWTH = 6
 """How many edges cutting one silent node may add."""
 
 _LONGEST = 2000
@@ -36,33 +36,34 @@ def unique(edges: Iterable[Edge]) -> tuple[Edge, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """An edge with its expressions parsed."""
+    """An edge with its expressions parsed. `variables` are all that are read or assigned."""
 
     to: str
     when: Tree
     sets: Mapping[str, Tree]
+    variables: frozenset[str]
 
     @classmethod
     def of(cls, edge: Edge) -> "_Move":
-        sets = {name: parse(text) for name, text in edge.set.items()}
-        return cls(edge.to, parse(edge.when) if edge.when else _TRUE, sets)
+        sets = {name: fold(parse(text)) for name, text in edge.set.items()}
+        return cls.make(edge.to, possible(parse(edge.when)) if edge.when else _TRUE, sets)
+
+    @classmethod
+    def make(cls, to: str, when: Tree, sets: Mapping[str, Tree]) -> "_Move":
+        return cls(to, when, sets, when.names.union(sets, *(tree.names for tree in sets.values())))
 
     def edge(self) -> Edge:
         """Return the edge as the model writes it."""
         sets = {name: write(tree) for name, tree in sorted(self.sets.items())}
         return Edge(self.to, "" if self.when == _TRUE else write(self.when), sets)
 
-    def variables(self) -> frozenset[str]:
-        """Return every variable that is read or assigned."""
-        return frozenset(self.sets).union(names(self.when), *(names(tree) for tree in self.sets.values()))
-
     def then(self, after: "_Move") -> "_Move":
         """Return this move and `after` taken as one."""
         sets = {name: fold(substitute(tree, self.sets)) for name, tree in after.sets.items()}
-        when = fold(substitute(after.when, self.sets))
+        when = after.when if after.when.names.isdisjoint(self.sets) else fold(substitute(after.when, self.sets))
         if self.when != _TRUE:
-            when = self.when if when == _TRUE else fold(Binary("and", self.when, when))
-        return _Move(after.to, when, {**self.sets, **sets})
+            when = self.when if when == _TRUE else Binary("and", self.when, when)
+        return _Move.make(after.to, possible(when), {**self.sets, **sets})
 
     def bare(self) -> bool:
         """Whether it has neither a condition nor an assignment."""
@@ -77,8 +78,8 @@ def cut_passages(edges: dict[str, tuple[Edge, ...]], silent: set[str], tracked: 
     """Route `edges` around silent nodes where that is exact and does not make many more edges than it removes.
 
     An edge that neither reads nor writes a tracked global may be put off until the next edge of its run: no other run
-    can tell, and the run's locals do not change meanwhile. And a silent node that only passes a run on to another
-    silent node may be skipped at once.
+    can tell, and the run's locals do not change meanwhile. For the same reason a silent one may be taken right after
+    the edge before it.
     """
     globals_ = frozenset(tracked)
     moves = {name: [_Move.of(edge) for edge in own] for name, own in edges.items()}
@@ -88,10 +89,10 @@ def cut_passages(edges: dict[str, tuple[Edge, ...]], silent: set[str], tracked: 
             sources[move.to].add(name)
     ahead = sorted(silent)
     while ahead:
-        left = [name for name in ahead if not _cut(name, moves, sources, silent, globals_)]
-        if len(left) == len(ahead):
-            break
-        ahead = left
+        changed: set[str] = set()
+        for name in ahead:
+            changed |= _cut(name, moves, sources, silent, globals_)
+        ahead = sorted(changed & silent)
     for name, own in moves.items():
         edges[name] = unique(move.edge() for move in own)
 
@@ -102,43 +103,67 @@ def _cut(
     sources: dict[str, set[str]],
     silent: set[str],
     tracked: frozenset[str],
-) -> bool:
-    """Cut one silent node out; False if it has to stay for now."""
-    out = moves[name] = [move for move in moves[name] if not (move.to == name and move.bare())]
+) -> set[str]:
+    """Route what can be around one silent node. Return the nodes for which that may change what can be done."""
+    # A way back to the same node that assigns nothing says only that it was waited.
+    out = moves[name] = [move for move in moves[name] if move.to != name or move.sets]
     if any(move.to == name for move in out):
-        return False
-    entering = [move for source in sources[name] for move in moves[source] if move.to == name]
-    passes = len(out) == 1 and out[0].bare() and (out[0].to == END or out[0].to in silent)
-    if not passes and (
-        any(not move.variables().isdisjoint(tracked) for move in entering)
-        or len(entering) * len(out) > len(entering) + len(out) + _GROWTH
-    ):
-        return False
-    joined = {id(move): [move.then(after) for after in out] for move in entering}
-    if any(new.too_long() for each in joined.values() for new in each):
-        return False
-    for source in sources.pop(name, set()):
-        rest = [new for move in moves[source] for new in (joined[id(move)] if move.to == name else [move])]
-        moves[source] = _distinct(rest)
+        return set()
+    entering = [(source, move) for source in sorted(sources[name]) for move in moves[source] if move.to == name]
+    joined: dict[int, list[_Move]] = {}
+    for _, move in entering:
+        ways = [(new, after) for after in out if (new := move.then(after)).when != _FALSE]
+        exact = _private([move], tracked, "1") or all(
+            (after.to == END or after.to in silent) and _private([after], tracked, "0") for _, after in ways
+        )
+        if exact and not any(new.too_long() for new, _ in ways):
+            joined[id(move)] = [new for new, _ in ways]
+    whole = len(joined) == len(entering)
+    if not whole or sum(map(len, joined.values())) > len(entering) + len(out) + _GROWTH:
+        # The node stays; a way in that leads to one way out needs no node between.
+        joined = {key: new for key, new in joined.items() if len(new) <= 1}
+    if not joined:
+        return set()
+    changed = {name}
+    for source in sorted({source for source, move in entering if id(move) in joined}):
+        moves[source] = _distinct(new for move in moves[source] for new in joined.get(id(move), [move]))
         for move in moves[source]:
             sources[move.to].add(source)
-    for move in out:
-        sources[move.to].discard(name)
-    moves[name] = []
+        changed.add(source)
+        changed |= {move.to for move in moves[source]}
+    sources[name] = {source for source in sources[name] if any(move.to == name for move in moves[source])}
+    if not sources[name]:
+        for move in out:
+            sources[move.to].discard(name)
+        moves[name] = []
+        changed |= {move.to for move in out}
+    return changed - {END}
+
+
+def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> bool:
+    """Whether no other run can tell when these moves are made.
+
+    Taking a mutex (`locks` is "1") may be put off, and giving it back ("0") brought forward: while a run holds it no
+    other run can look at it (R. J. Lipton, "Reduction", CACM 18 (12), 1975: right movers and left movers).
+    """
+    for move in moves:
+        touched = move.variables & tracked
+        if not all(name.endswith(HELD) and name in move.sets and write(move.sets[name]) == locks for name in touched):
+            return False
     return True
 
 
 def _distinct(moves: Iterable[_Move]) -> list[_Move]:
     """Return the moves that can be taken, each once; two that differ in a condition and its opposite are one."""
-    found: dict[tuple[str, tuple[tuple[str, Tree], ...]], list[_Move]] = {}
+    found: dict[tuple[str, frozenset[tuple[str, Tree]]], list[_Move]] = {}
     for move in moves:
         if move.when == _FALSE:
             continue
-        group = found.setdefault((move.to, tuple(sorted(move.sets.items(), key=lambda item: item[0]))), [])
+        group = found.setdefault((move.to, frozenset(move.sets.items())), [])
         if any(other.when in (_TRUE, move.when) for other in group):
             continue
         if move.when == _TRUE or any(_opposite(move.when, other.when) for other in group):
-            group[:] = [_Move(move.to, _TRUE, move.sets)]
+            group[:] = [_Move.make(move.to, _TRUE, move.sets)]
         else:
             group.append(move)
     return [move for group in found.values() for move in group]

@@ -3,6 +3,7 @@
 Requests are written `in port answer` and `out port value`; what a driver does is allowed, what it does not is denied.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,25 @@ second: xor %eax,%eax; xchg %al,flag(%rip); test %al,%al; je 1f; out %al,$2; 1: 
 """
 LOOP = "entry: xor %ebx,%ebx; 1: mov %ebx,%eax; out %al,$1; inc %ebx; cmp $3,%ebx; jne 1b; out %al,$2; ret"
 
+TABLE = """
+entry: mov which(%rip),%rax; call *(%rax); ret
+.globl second; .type second,@function; second: out %al,$3; lea two(%rip),%rax; mov %rax,which(%rip); ret
+.type a,@function; a: out %al,$1; ret
+.type b,@function; b: out %al,$2; ret
+.section .rodata; .balign 8; one: .quad a; two: .quad b
+.data; .balign 8; which: .quad one
+"""
+PARTS = """
+entry: mov flags(%rip),%al; and $4,%al; and $3,%dil; or %dil,%al; mov %al,flags(%rip); out %al,$1; ret
+.globl second; .type second,@function; second: out %al,$2; orb $4,flags(%rip); ret
+.globl third; .type third,@function; third: testb $4,flags(%rip); je 1f; out %al,$3; 1: ret
+.local flags; .comm flags,1,1
+"""
+OUTCOME = """
+entry: call ask; test %eax,%eax; je 1f; mov $0x11,%ebx; jmp 2f; 1: mov $0x22,%ebx
+2: test %eax,%eax; mov %ebx,%eax; je 3f; out %al,$1; ret; 3: out %al,$2; ret
+"""
+
 CASES = [
     (POLL, "in 1 0x80; out 2 0x80", "in 1 0; in 1 0x91; out 2 0x91"),
     (ARGUMENT, "out 1 5; out 1 6", "out 1 5; out 1 6; out 1 5; out 1 6"),
@@ -56,6 +76,9 @@ CASES = [
     (FLAG, "out 1 0; out 2 0; out 2 0", "out 1 0; out 1 0; out 2 0"),
     (LOCKED, "out 1 0; out 2 1", "out 1 0; out 2 1; out 1 0; out 2 1"),
     (LOOP, "out 1 0; out 1 1; out 1 2; out 2 2", "out 1 0; out 1 1; out 1 2; out 2 2; out 1 0"),
+    (TABLE, "out 1 0; out 1 0", "out 1 0; out 3 0; out 2 0; out 2 0"),
+    (PARTS, "out 1 3; out 2 0; out 3 0", "out 2 0; out 1 7; out 3 0"),
+    (OUTCOME, "out 1 0x11", "out 2 0x22; out 1 0x11"),
 ]
 DENIED = [
     (POLL, "in 1 0; out 2 0"),
@@ -71,13 +94,17 @@ DENIED = [
     (POINTER, "out 2 0"),
     (LOOP, "out 1 0; out 1 2"),
     (LOOP, "out 1 0; out 1 1; out 2 1"),
+    (TABLE, "out 2 0"),
+    (PARTS, "out 3 0"),
+    (PARTS, "out 1 3; out 3 0"),
+    (OUTCOME, "out 1 0x22"),
 ]
 
 
-def engine(folder: Path, code: str) -> Engine:
+def engine(folder: Path, code: str, lines: Sequence[int] = ()) -> Engine:
     observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), kind=Observer)
     assert isinstance(observer, Observer)
-    protocol = build_guarded(observer.module, full.report(observer), observer.facts(), [(1, 15)], name="driver")
+    protocol = build_guarded(observer.module, full.report(observer), observer.facts(), [(1, 15)], lines, name="driver")
     device = Device("ports", ("0x1-0xf",))
     return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(protocol,)))
 
@@ -103,7 +130,9 @@ def events(text: str) -> list[Event]:
 
 
 @pytest.mark.parametrize(
-    ("code", "first", "second"), CASES, ids=["poll", "argument", "result", "flag", "pointer", "race", "locked", "loop"]
+    ("code", "first", "second"),
+    CASES,
+    ids=["poll", "argument", "result", "flag", "pointer", "race", "locked", "loop", "table", "parts", "outcome"],
 )
 def test_what_the_driver_does_is_allowed(code: str, first: str, second: str, tmp_path: Path) -> None:
     for sequence in (first, second):

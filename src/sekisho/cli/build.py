@@ -51,13 +51,17 @@ def build(
     from sekisho.policy.catalogue import device as known
     from sekisho.policy.catalogue import devices_of
     from sekisho.policy.model import VERSION
+    from sekisho.protocol.assumption import ASSUMPTIONS
 
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
-    options = analysis_options(files, param, without_assumption, method)
+    dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
+    kept = [name for name in without_assumption or () if name not in ASSUMPTIONS]
+    options = analysis_options(files, param, kept, method)
     owned = tuple(map(known, device or ()))
     protocols = [
-        _protocol(recover(load(file)), method, options, owned, file.name.partition(".")[0], guards) for file in files
+        _protocol(recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards)
+        for file in files
     ]
     devices = owned or devices_of(protocols)
     policy = Policy(
@@ -78,7 +82,13 @@ def build(
 
 
 def _protocol(
-    module: "Module", method: Method, options: "Options", devices: "Sequence[Device]", name: str, guards: bool
+    module: "Module",
+    method: Method,
+    options: "Options",
+    without: "Sequence[str]",
+    devices: "Sequence[Device]",
+    name: str,
+    guards: bool,
 ) -> "Protocol":
     from sekisho.protocol.build import build, build_guarded
 
@@ -86,14 +96,15 @@ def _protocol(
         from sekisho.values import backward
 
         return build(module, backward.analyze(module), name=name)
+    from sekisho.policy.address import parse_ranges
     from sekisho.values import full
 
+    owned = [each for device in devices for each in parse_ranges(device.guarded, device.space)]
     if not guards:
-        return build(module, full.analyze(module, options), name=name)
-    from sekisho.policy.address import parse_ranges
+        return build(module, full.analyze(module, options), owned, name=name, without=without)
     from sekisho.protocol.facts import Observer
 
     observer = full.interpret(module, options, kind=Observer)
     assert isinstance(observer, Observer)
-    owned = [each for device in devices for each in parse_ranges(device.guarded, device.space)]
-    return build_guarded(module, full.report(observer), observer.facts(), owned, name=name)
+    lines = sorted({line for device in devices for line in device.lines})
+    return build_guarded(module, full.report(observer), observer.facts(), owned, lines, name=name, without=without)

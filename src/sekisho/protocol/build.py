@@ -1,8 +1,11 @@
 """Puts a protocol together: control flow from `flow`, rules from `values`, call strings, minimisation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from sekisho.flow import Module
+from sekisho.protocol.assumption import BASE_AT_RANGE, INTERRUPT_LINE, ONE_INSTANCE, SMALL_RESULTS, WHOLE_UPDATES
 from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
 from sekisho.protocol.facts import Facts
@@ -19,9 +22,20 @@ SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 
 """Runs open at once. Entries of unknown kind count as tasks; a callback called inside a run takes a slot too."""
 
 
-def build(module: Module, analysis: Analysis, *, name: str) -> Protocol:
-    """Return the protocol of a driver's control flow, with the rules that the analysis found for its sites."""
-    found = rules(analysis)
+def build(
+    module: Module,
+    analysis: Analysis,
+    owned: Sequence[tuple[int, int]] = (),
+    *,
+    name: str,
+    without: Collection[str] = (),
+) -> Protocol:
+    """Return the protocol of a driver's control flow, with the rules that the analysis found for its sites.
+
+    `owned` are the addresses of the devices that it drives (inclusive ranges), where they are known; `without` names
+    assumptions that are not to be made.
+    """
+    found = rules(analysis, () if BASE_AT_RANGE.name in without else owned)
     addresses, _ = sites(module)
     residual, widened = control(module, _numbers(addresses))
     program = simplify(_ruled(residual, found))
@@ -29,20 +43,37 @@ def build(module: Module, analysis: Analysis, *, name: str) -> Protocol:
 
 
 def build_guarded(
-    module: Module, analysis: Analysis, facts: Facts, owned: Sequence[tuple[int, int]], *, name: str
+    module: Module,
+    analysis: Analysis,
+    facts: Facts,
+    owned: Sequence[tuple[int, int]],
+    lines: Sequence[int] = (),
+    *,
+    name: str,
+    without: Collection[str] = (),
 ) -> Protocol:
-    """Return the protocol with guards and tracked globals as well; `owned` are the device's addresses (inclusive)."""
-    excluded, assumed = one_instance(facts, owned)
+    """Return the protocol with guards and tracked globals as well.
+
+    `owned` are the device's addresses (inclusive), `lines` its interrupt lines as far as they can be seen; `without` as
+    for `build`.
+    """
+    left = frozenset(without)
+    excluded, assumed = ([], ()) if ONE_INSTANCE.name in left else one_instance(facts, owned)
     facts.exclude(excluded)
+    if INTERRUPT_LINE.name in left or not any(kind == "irq" for _, kind in facts.entries):
+        lines = ()
+    assumed += tuple(note for note in (WHOLE_UPDATES, SMALL_RESULTS) if note.name not in left)
+    assumed += (INTERRUPT_LINE,) if lines else ()
+    based = () if BASE_AT_RANGE.name in left else owned
     addresses, _ = sites(module)
-    found = {site: _narrowed(rule, ports(facts, site, excluded)) for site, rule in rules(analysis).items()}
+    found = {site: _narrowed(rule, ports(facts, site, excluded)) for site, rule in rules(analysis, based).items()}
     names = {address: function.name for address, function in module.functions.items()}
-    program = sliced(facts, _numbers(addresses), found, names)
+    program = sliced(facts, _numbers(addresses), found, names, lines, left)
     return _protocol(module, analysis, name, found, program, (), assumed)
 
 
 def _narrowed(rule: Rule, numbers: tuple[int, ...] | None) -> Rule:
-    return Rule(tuple(map(hex, numbers)), rule.value, rule.widened) if numbers else rule
+    return replace(rule, addresses=tuple(map(hex, numbers))) if numbers else rule
 
 
 def _numbers(addresses: Sequence[int]) -> dict[int, int]:
@@ -79,10 +110,12 @@ def _protocol(
             locals=program.locals,
             entries=entries,
             nodes=nodes,
-            slots=dict(SLOTS),
+            slots=dict(SLOTS) | ({"work": 1} if program.ordered else {}),
+            signals=program.signals,
             assumptions=(
                 *(Note(each, text) for each, text in analysis.assumptions),
                 *assumed,
+                *((BASE_AT_RANGE,) if any(rule.assumed for rule in found.values()) else ()),
                 Note("slots", "no more runs of a kind are open at once than the slots say"),
             ),
             widened=(*widened, *cut, *notes, *lost),

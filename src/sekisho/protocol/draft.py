@@ -20,11 +20,12 @@ TRUE = Constant(1)
 
 @dataclass(slots=True)
 class DraftStep:
-    """As `residual.Step`; `arguments` assigns to the parameters of the routine called at the point `to`."""
+    """As `residual.Step`; `returned` is the local that takes an unknown result of the kernel."""
 
     to: int | None
     when: Tree = TRUE
     sets: dict[str, Tree] = field(default_factory=dict)
+    returned: str | None = None
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ def _make_unknown(draft: Draft, informed: set[str]) -> None:
 
 
 def _forget_counters(draft: Draft) -> None:
-    """Take variables as unknown that count far: a poll loop's ten thousand rounds are not told apart."""
+    """Take variables as unknown that count far, or where nothing is requested: such rounds are not told apart."""
     counters: set[str] = set()
     numbers: dict[str, set[int]] = defaultdict(set)
     for step in _steps(draft):
@@ -103,8 +104,38 @@ def _forget_counters(draft: Draft) -> None:
         for name, number in _compared(step.when):
             numbers[name].add(number)
     far = {name for name in counters if max(numbers[name], default=0) > FARTHEST}
+    for points in draft.values():
+        idle, busy = _counting(points)
+        far |= (idle - busy) & counters
     for step in _steps(draft):
         step.sets = {name: ANY if name in far else tree for name, tree in step.sets.items()}
+
+
+def _counting(points: list[DraftPoint]) -> tuple[set[str], set[str]]:
+    """Return the variables that count rounds of loops without, and of loops with a request or a call."""
+    idle: set[str] = set()
+    busy: set[str] = set()
+    for index, point in enumerate(points):
+        for step in point.steps:
+            counted = {name for name, tree in step.sets.items() if isinstance(tree, Binary) and name in names(tree)}
+            if counted - busy and step.to is not None:
+                around = _reached(points, step.to)
+                if index in around:
+                    loop = {each for each in around if index in _reached(points, each)} | {index}
+                    works = any(points[each].site is not None or points[each].calls for each in loop)
+                    (busy if works else idle).update(counted)
+    return idle, busy
+
+
+def _reached(points: list[DraftPoint], start: int) -> set[int]:
+    seen = {start}
+    ahead = [start]
+    while ahead:
+        for step in points[ahead.pop()].steps:
+            if step.to is not None and step.to not in seen:
+                seen.add(step.to)
+                ahead.append(step.to)
+    return seen
 
 
 def _compared(tree: Tree) -> Iterator[tuple[str, int]]:

@@ -54,7 +54,7 @@ def _fits(residual: Residual, depth: int, limit: int) -> bool:
         if size > limit:
             return False
         for index, point in enumerate(points):
-            ahead += [_Where(callee, _push(where, index, depth)) for callee in point.calls]
+            ahead += [_inner(where, index, callee, depth) for callee in point.calls]
     return True
 
 
@@ -64,9 +64,9 @@ class _Where:
     context: CallString
 
 
-def _push(where: _Where, index: int, depth: int) -> CallString:
+def _inner(where: _Where, index: int, callee: str, depth: int) -> _Where:
     whole = (*where.context, (where.routine, index))
-    return whole[max(0, len(whole) - depth) :]
+    return _Where(callee, whole[max(0, len(whole) - depth) :])
 
 
 @dataclass(slots=True)
@@ -77,6 +77,7 @@ class _Expansion:
     nodes: dict[str, Node] = field(default_factory=dict)
     numbers: dict[str, dict[CallString, int]] = field(default_factory=lambda: defaultdict(dict))
     callers: dict[_Where, set[tuple[_Where, int]]] = field(default_factory=lambda: defaultdict(set))
+    closing: dict[_Where, tuple[Step, ...]] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
 
     def result(self) -> tuple[tuple[Entry, ...], tuple[Node, ...], tuple[Note, ...]]:
@@ -86,7 +87,12 @@ class _Expansion:
             where = _Where(opening.routine, ())
             ahead.append(where)
             self.callers[where].add((where, -1))
-            entries.append(Entry(opening.routine, opening.kind, (Edge(self._name(where, 0), "", dict(opening.set)),)))
+            first = Edge(self._name(where, 0), opening.when, dict(opening.set))
+            # One function may be called as several kinds of run.
+            again = any(entry.name == opening.routine for entry in entries)
+            name = f"{opening.routine}:{opening.kind}" if again else opening.routine
+            entries.append(Entry(name, opening.kind, (first,)))
+            self.closing[where] = opening.closing
         visited: set[_Where] = set()
         while ahead:
             where = ahead.pop()
@@ -110,9 +116,9 @@ class _Expansion:
         addresses, value = self.rule(point, where.context) if point.site is not None else ((), None)
         edges: list[Edge] = []
         for callee in point.calls:
-            if len(where.context) == self.depth:
+            inner = _inner(where, index, callee, self.depth)
+            if len(inner.context) <= len(where.context):
                 self.cut.add(where.routine)
-            inner = _Where(callee, _push(where, index, self.depth))
             self.callers[inner].add((where, index))
             edges.append(Edge(self._name(inner, 0)))
             ahead.append(inner)
@@ -136,7 +142,7 @@ class _Expansion:
         edges: list[Edge] = []
         for caller, index in sorted(self.callers[where], key=lambda item: (item[0].routine, item[0].context, item[1])):
             if index < 0:
-                edges.append(Edge(END))
+                edges += [Edge(END, step.when, dict(step.set)) for step in self.closing[where]]
             else:
                 point = self.residual.routines[caller.routine].points[index]
                 edges += [self._edge(caller, step) for step in point.steps]

@@ -8,11 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sekisho.flow import Module
+from sekisho.flow.model import Call
+from sekisho.protocol.kernel import ALLOCATING_QUEUE, ARMING, INITIALISING, OBJECTS, QUEUE
 from sekisho.protocol.model import Kind
 from sekisho.values.abstract import Abstract
 from sekisho.values.convention import Convention
 from sekisho.values.expression import Expression, Value
 from sekisho.values.interpreter import Interpreter, Node
+from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Memory
 from sekisho.values.routine import Routine
 from sekisho.values.segment import Step
@@ -35,6 +38,19 @@ class Port:
     cells: Mapping[Expression, tuple[tuple[int, ...], int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """A call that arms, disarms, locks or unlocks; `objects`: what, None if they are not listed.
+
+    `queue`: the variable from which the work queue's address was loaded; (0,): what the call that allocates one has
+    returned; None: something else; (): there is none.
+    """
+
+    name: str
+    objects: frozenset[int] | None
+    queue: tuple[int, ...] | None
+
+
 @dataclass(slots=True)
 class Facts:
     """See the module; `accesses` maps an access to the places it can go to, None where they are not listed."""
@@ -50,6 +66,14 @@ class Facts:
     """Places (address, size) that a stretch fills or copies to, other than by its stores."""
     reached: frozenset[int] = frozenset()
     ports: tuple[Port, ...] = ()
+    deferrals: dict[int, Deferral] = field(default_factory=dict)
+    """By the stretch that calls."""
+    initialised: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Functions that the kernel was told to call for an object."""
+    queues: dict[int, int | None] = field(default_factory=dict)
+    """The flags of each work queue, by the call that allocates it."""
+    unbound: frozenset[int] = frozenset()
+    """Entries that the kernel may call for other reasons than that their object was armed."""
 
     def exclude(self, ranges: Collection[tuple[int, int]]) -> None:
         """Take it that no access goes to these places (first, end) if it can go elsewhere: they are not in use."""
@@ -78,6 +102,53 @@ class Observer(Interpreter):
         self.accesses: dict[Spot, frozenset[int] | None] = {}
         self.callees: dict[int, frozenset[int] | None] = {}
         self.bulk: dict[int, set[tuple[int, int]]] = {}
+        self.deferrals: dict[int, Deferral] = {}
+        self.initialised: dict[int, frozenset[int]] = {}
+        self.queues: dict[int, int | None] = {}
+        self.unbound: set[int] = set()
+
+    def enter(self, address: int, kind: EntryKind, reason: str) -> None:
+        """Take a function as an entry, noting whether the kernel calls it only when its object was armed."""
+        if reason.removeprefix("passed to ") not in (*ARMING, *INITIALISING):
+            self.unbound.add(address)
+        super().enter(address, kind, reason)
+
+    def _effect(self, node: Node, state: State, call: Call, name: str, arguments: list[Value | None]) -> Value:
+        if name in OBJECTS:
+            self._defer(node, state, name, arguments)
+        elif name in INITIALISING:
+            for place in self._pointees(state, arguments, INITIALISING[name][0]) or ():
+                found = self._pointees(state, arguments, INITIALISING[name][1]) or frozenset()
+                self.initialised[place] = self.initialised.get(place, frozenset()) | found
+        elif name == ALLOCATING_QUEUE:
+            flags = arguments[1] if isinstance(arguments[1], int) else None
+            known = self.queues.get(call.address, flags) == flags
+            self.queues[call.address] = flags if known else None
+        return super()._effect(node, state, call, name, arguments)
+
+    def _defer(self, node: Node, state: State, name: str, arguments: list[Value | None]) -> None:
+        objects = self._pointees(state, arguments, OBJECTS[name])
+        queue: tuple[int, ...] | None = ()
+        if name in QUEUE:
+            queue = self._workqueue(arguments[QUEUE[name]])
+        here = node.stretch.address
+        before = self.deferrals.get(here)
+        if before is not None:
+            objects = None if objects is None or before.objects is None else objects | before.objects
+            if before.queue != queue:
+                queue = max(queue, before.queue) if queue and before.queue and (0,) in (queue, before.queue) else None
+        self.deferrals[here] = Deferral(name, objects, queue)
+
+    def _workqueue(self, pointer: Value | None) -> tuple[int, ...] | None:
+        if not isinstance(pointer, Expression):
+            return None
+        if self.sources.get(pointer) == f"{ALLOCATING_QUEUE}()":
+            return (0,)
+        return self.cells[pointer][0] if pointer in self.cells else None
+
+    def _pointees(self, state: State, arguments: list[Value | None], number: int) -> frozenset[int] | None:
+        value = arguments[number]
+        return None if value is None else self._listed(state, value, 1)
 
     def _load(self, node: Node, state: State, step: Step, pointer: Value) -> Value:
         self._note(node, state, step, pointer)
@@ -137,6 +208,10 @@ class Observer(Interpreter):
             self.bulk,
             reached,
             tuple(self._ports()),
+            self.deferrals,
+            self.initialised,
+            self.queues,
+            frozenset(self.unbound),
         )
 
     def _ports(self) -> Iterator[Port]:

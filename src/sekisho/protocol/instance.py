@@ -7,6 +7,7 @@ elements whose base cannot lead to the guarded device say nothing about it; of t
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+from sekisho.protocol.assumption import ONE_INSTANCE
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.model import Note
 from sekisho.values.abstract import Abstract, finite, join
@@ -44,7 +45,7 @@ def one_instance(facts: Facts, owned: Sequence[Range]) -> tuple[list[Range], tup
         kept = (leading[0] - start) // stride
         ranges = [(start, start + kept * stride), (start + (kept + 1) * stride, region.end)]
         excluded += [each for each in ranges if each[0] < each[1]]
-        notes.append(Note("one-instance", f"only element {kept} of {region.name} is in use", at=region.name))
+        notes.append(Note(ONE_INSTANCE.name, f"only element {kept} of {region.name} is in use", at=region.name))
     return excluded, tuple(notes)
 
 

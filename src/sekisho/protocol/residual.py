@@ -47,11 +47,16 @@ class Routine(Struct, frozen=True):
 
 
 class Opening(Struct, frozen=True):
-    """An entry: the routine that the kernel calls, and as what; opening it performs the assignments `set`."""
+    """An entry: the routine that the kernel calls, as what, and when; opening it performs the assignments `set`.
+
+    `closing` are the ways in which its run ends.
+    """
 
     routine: str
     kind: Kind
     set: dict[str, str] = {}
+    when: str = ""
+    closing: tuple[Step, ...] = (Step(None),)
 
 
 class Residual(Struct, frozen=True):
@@ -69,18 +74,23 @@ def simplify(residual: Residual, tracked: Collection[str] = ()) -> Residual:
     """
     while True:
         routines = {name: _simplify(routine, tracked) for name, routine in residual.routines.items()}
-        used = _needed(routines)
+        used = _needed(routines, residual.openings)
         owners, live = liveness(routines, tracked)
         smaller = Residual(
             {name: _without(routine, used, owners, live) for name, routine in routines.items()},
-            tuple(
-                replace(opening, set={name: text for name, text in opening.set.items() if name in used})
-                for opening in residual.openings
-            ),
+            tuple(_opening(opening, used) for opening in residual.openings),
         )
         if smaller == residual:
             return smaller
         residual = smaller
+
+
+def _opening(opening: Opening, used: Collection[str]) -> Opening:
+    def kept(sets: Mapping[str, str]) -> dict[str, str]:
+        return {name: text for name, text in sets.items() if name in used}
+
+    closing = tuple(replace(step, set=kept(step.set)) for step in opening.closing)
+    return replace(opening, set=kept(opening.set), closing=closing)
 
 
 def _simplify(routine: Routine, tracked: Collection[str]) -> Routine:
@@ -113,10 +123,15 @@ def _simplify(routine: Routine, tracked: Collection[str]) -> Routine:
     )
 
 
-def _needed(routines: dict[str, Routine]) -> set[str]:
+def _needed(routines: dict[str, Routine], openings: Sequence[Opening]) -> set[str]:
     """Return the variables on which a condition or a rule depends, directly or through assignments."""
     needed: set[str] = set()
     sources: dict[str, set[str]] = {}
+    ways = [Step(0, opening.when, opening.set) for opening in openings]
+    for step in (*ways, *(step for opening in openings for step in opening.closing)):
+        needed |= names(parse(step.when)) if step.when else set()
+        for name, text in step.set.items():
+            sources.setdefault(name, set()).update(names(parse(text)))
     for routine in routines.values():
         for point in routine.points:
             if isinstance(point.value, Expression):

@@ -1,7 +1,7 @@
 """Turns what the analysis says of a site into the rule of its places: addresses, and what may be written."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -9,6 +9,7 @@ from sekisho.protocol.model import Bits, Constants, Payload, Unknown, Value
 from sekisho.values.model import Analysis, SiteAnalysis
 
 _RANGE = re.compile(r"(0x[0-9a-f]+)-(0x[0-9a-f]+)")
+_OFFSET = re.compile(r".* \+ (0x[0-9a-f]+)")
 
 
 class Rule(Struct, frozen=True):
@@ -17,25 +18,46 @@ class Rule(Struct, frozen=True):
     addresses: tuple[str, ...]
     value: Value | None
     widened: str = ""
+    assumed: bool = False
+    """Whether `base-at-range` was taken for granted."""
 
 
-def rules(analysis: Analysis) -> dict[int, Rule]:
-    """Return the rule of each site, by its address."""
-    return {site.address: _rule(site) for site in analysis.sites}
+def rules(analysis: Analysis, owned: Sequence[tuple[int, int]] = ()) -> dict[int, Rule]:
+    """Return the rule of each site, by its address.
+
+    `owned` are the device's ranges (inclusive): with them an unknown base is taken to be where one of them begins.
+    """
+    return {site.address: _rule(site, owned) for site in analysis.sites}
 
 
-def _rule(site: SiteAnalysis) -> Rule:
+def _rule(site: SiteAnalysis, owned: Sequence[tuple[int, int]]) -> Rule:
     reasons = [widening.cause for widening in site.widenings]
     addresses: tuple[str, ...] = ()
     ports = _ranges(site.ports)
-    if site.port_kind in ("constant set", "bits") and ports:
+    assumed = False
+    if site.port_kind == "expression" and (based := _based(site, owned)):
+        addresses, assumed = based, True
+    elif site.port_kind in ("constant set", "bits") and ports:
         addresses = tuple(hex(first) if first == last else f"{first:#x}-{last:#x}" for first, last in ports)
     else:
         reasons.append(f"port {' | '.join(map(str, site.ports)) or 'unknown'}: any address of the device")
     value = _value(site) if site.direction == "out" else None
     if isinstance(value, Unknown):
         reasons.append(f"value: {value.reason}")
-    return Rule(addresses, value, "; ".join(dict.fromkeys(reasons)))
+    return Rule(addresses, value, "; ".join(dict.fromkeys(reasons)), assumed)
+
+
+def _based(site: SiteAnalysis, owned: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """Return the addresses of a site whose ports are an unknown base and known offsets."""
+    found: set[int] = set()
+    for port in site.ports:
+        if isinstance(port, int):
+            found.add(port)
+            continue
+        match = _OFFSET.fullmatch(port)
+        offset = int(match[1], 16) if match else 0
+        found |= {first + offset for first, last in owned if first + offset + site.width - 1 <= last}
+    return tuple(map(hex, sorted(found)))
 
 
 def _value(site: SiteAnalysis) -> Value:

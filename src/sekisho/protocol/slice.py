@@ -6,15 +6,19 @@ keeps them apart. What the engine cannot express is ANY. `draft.settle` then dro
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from sekisho.protocol.assumption import SMALL_RESULTS, WHOLE_UPDATES
 from sekisho.protocol.cells import Cell, Cells
+from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
-from sekisho.protocol.expression import Binary, Constant, Name, Tree, Unary
+from sekisho.protocol.expression import Binary, Constant, Name, Tree, Unary, fold
+from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.frame import Frame
 from sekisho.protocol.lower import Named, lower, sign_extended
+from sekisho.protocol.outcome import split_outcomes
 from sekisho.protocol.rules import Rule
 from sekisho.values.convention import Place
 from sekisho.values.expression import Expression, Value
@@ -26,6 +30,12 @@ _BYTE = 0xFF
 _ELEMENTS = 16
 """An access that can go to more cells than this is not followed."""
 _UNKNOWN: Tree = ANY
+
+Fields = tuple[tuple[int, str], ...]
+"""Parts of a cell: the mask of each in the cell, and its name."""
+
+View = Callable[[int], Tree]
+"""What a symbol stands for: a tree that agrees with it in the wanted bits."""
 
 RESULT = "result"
 """The local that takes a routine's result to its caller."""
@@ -45,8 +55,15 @@ class Slicer:
     followed: frozenset[str] | None = None
     """Names of the cells to follow; None: all."""
     recursive: frozenset[int] = frozenset()
-    taken: frozenset[int] = frozenset()
-    """Functions whose address is taken: what a call of unknown target may reach."""
+    lost: set[int] = field(default_factory=set)
+    """Functions with a call of unknown target. What it reaches is a run of its own: see `sliced`."""
+    deferred: Deferred = field(default_factory=Deferred.none)
+    fields: Mapping[str, Fields] = field(default_factory=dict)
+    """Cells that are followed in parts; the others are followed as a whole."""
+    without: frozenset[str] = frozenset()
+    """Assumptions that are not made."""
+    demands: dict[str, set[int]] = field(default_factory=dict)
+    """Which bits of each cell were asked for at once."""
 
     def draft(self) -> Draft:
         """Return all routines."""
@@ -65,8 +82,16 @@ class Slicer:
         found = self.cells.touching(address, size)
         return found if found is not None and self._follows(found) else None
 
+    def parts(self, cell: Cell) -> Fields:
+        """Return the masks and names of a cell's parts."""
+        return self.fields.get(cell.name) or ((mask(min(cell.size, 4)), cell.name),)
+
+    def follows(self, name: str) -> bool:
+        """Whether a part of a cell is followed."""
+        return self.followed is None or name in self.followed
+
     def _follows(self, cell: Cell) -> bool:
-        return self.followed is None or cell.name in self.followed
+        return any(self.follows(name) for _, name in self.parts(cell))
 
 
 def names_of_register(facts: Facts, routine: str, place: Place) -> tuple[str, str]:
@@ -102,6 +127,14 @@ class _Access:
     certain: bool = True
 
 
+@dataclass(slots=True)
+class _Pure:
+    """A value that needs no access, but what the accesses before it gave."""
+
+    result: Expression
+    view: View
+
+
 class _Names(Named):
     """What symbols are called; registers get their names when they are asked for.
 
@@ -113,6 +146,7 @@ class _Names(Named):
         self.facts = facts
         self.routine = routine
         self.followed = followed
+        self.views: dict[Expression, View] = {}
 
     def tree(self, symbol: Expression, bits: int) -> Tree:
         """Return the tree of a symbol, in which `bits` agree."""
@@ -121,6 +155,8 @@ class _Names(Named):
             assert isinstance(place, int)
             name = register_name(self.facts, self.routine, place)
             return Name(name if bits > _BYTE else low_byte(name))
+        if symbol in self.views:
+            return self.views[symbol](bits)
         return super().tree(symbol, bits)
 
 
@@ -145,12 +181,17 @@ class _Routine:
         frame = Frame(self.routine, facts.convention, plain(self.name))
         start = self.routine.function.address
         stretches = self.routine.stretches
+        trusted = SMALL_RESULTS.name not in self.slicer.without
+        extended = extended_registers(facts, self.routine, trusted)
         for address in sorted(stretches, key=lambda each: (each != start, stretches[each].order, each)):
             if address == start or address in facts.reached:
                 self.first[address] = len(self.points)
-                _Stretch(self, stretches[address], frame).draft()
+                held = {input_symbol(place, facts.convention.word) for place in extended.get(address, ())}
+                _Stretch(self, stretches[address], frame, held).draft()
         for step, target in self.later:
             step.to = self.first[target]
+        if trusted:
+            split_outcomes(self.points)
         return self.points
 
     def add(self, point: DraftPoint) -> int:
@@ -165,10 +206,12 @@ class _Stretch:
     parent: _Routine
     stretch: Stretch
     frame: Frame
+    extended: set[Expression]
     names: _Names = field(init=False)
-    extended: set[Expression] = field(default_factory=set)
     slots: dict[str, Tree] = field(default_factory=dict)
     """Stack slots that were written here, by their local."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """Locals that hold what was read from a part of a cell, with its name."""
 
     def __post_init__(self) -> None:
         self.names = _Names(self.facts, self.parent.name, not self.parent.recursive)
@@ -224,29 +267,32 @@ class _Stretch:
 
     # Accesses to memory
 
-    def _accesses(self) -> list[_Access]:
+    def _accesses(self) -> list[_Access | _Pure]:
         """Go through the steps in order: name what they give, and list those that concern tracked globals."""
-        found: list[_Access] = []
+        found: list[_Access | _Pure] = []
         for number, step in enumerate(self.stretch.segment.steps):
             match step.kind:
                 case "load":
                     self._load(number, step, found)
                 case "store":
                     self._store(number, step, found)
-                case "select":
-                    condition, then, otherwise = (self._tree(operand) for operand in step.operands)
-                    if step.result is not None and ANY not in (condition, then, otherwise):
-                        holds = Binary("!=", condition, Constant(0))
-                        self.names[step.result] = Binary(
-                            "+",
-                            Binary("*", holds, then),
-                            Binary("*", Binary("==", condition, Constant(0)), otherwise),
-                        )
+                case "select" if step.result is not None:
+                    found.append(_Pure(step.result, self._selected(*step.operands)))
         for address, size in sorted(self.facts.bulk.get(self.stretch.address, ())):
             found += self._unknown_write(address, size)
         return found
 
-    def _load(self, number: int, step: Step, found: list[_Access]) -> None:
+    def _selected(self, condition: Value, then: Value, otherwise: Value) -> View:
+        def view(bits: int) -> Tree:
+            choice, one, other = self._tree(condition), self._tree(then, bits), self._tree(otherwise, bits)
+            if ANY in (choice, one, other):
+                return ANY
+            holds, fails = Binary("!=", choice, Constant(0)), Binary("==", choice, Constant(0))
+            return Binary("+", Binary("*", holds, one), Binary("*", fails, other))
+
+        return view
+
+    def _load(self, number: int, step: Step, found: list[_Access | _Pure]) -> None:
         assert step.result is not None
         slot = self.frame.slot(self.stretch, step)
         if slot is not None:
@@ -256,17 +302,25 @@ class _Stretch:
         places = self.facts.accesses.get((self.stretch.segment.address, number))
         if not places:
             return
-        contents = {self.facts.contents(place, step.size).single for place in places}
-        if len(contents) == 1 and (single := contents.pop()) is not None:
+        contents = {place: self.facts.contents(place, step.size).single for place in sorted(places)}
+        known = set(contents.values())
+        if None not in known and all(sign_extended(value, ()) for value in known if value is not None):
+            self.extended.add(step.result)
+        if len(known) == 1 and (single := known.pop()) is not None:
             self.names[step.result] = Constant(single & 0xFFFFFFFF)
-            if sign_extended(single, ()):
-                self.extended.add(step.result)
             return
-        cells = {place: self.parent.slicer.cell(place, step.size) for place in sorted(places)}
-        if len(cells) <= _ELEMENTS and None not in cells.values():
+        if len(contents) > _ELEMENTS:
+            return
+        if None not in contents.values():
+            table = {place: Constant((value or 0) & 0xFFFFFFFF) for place, value in contents.items()}
+            pointer = step.operands[0]
+            found.append(_Pure(step.result, lambda _: self._chosen(pointer, table)))
+            return
+        cells = {place: self.parent.slicer.cell(place, step.size) for place in contents}
+        if None not in cells.values():
             found.append(_Access(step.address, cells, step.size, step.operands[0], step.result))  # type: ignore[arg-type]
 
-    def _store(self, number: int, step: Step, found: list[_Access]) -> None:
+    def _store(self, number: int, step: Step, found: list[_Access | _Pure]) -> None:
         slot = self.frame.slot(self.stretch, step)
         if slot is not None:
             self.slots |= dict.fromkeys(self.frame.overlapping(slot), ANY)
@@ -288,15 +342,24 @@ class _Stretch:
         cells = {self.parent.slicer.touched(address + offset, 1) for offset in range(min(size, 4096))}
         return [_Access(0, {cell.address: cell}, cell.size, 0) for cell in sorted(filter(None, cells))]
 
-    def _atomic(self, accesses: list[_Access]) -> list[list[_Access]]:
-        """Group what happens at once: the accesses of a locked instruction. Between others, other runs may move."""
-        groups: list[list[_Access]] = []
+    def _atomic(self, accesses: list[_Access | _Pure]) -> list[list[_Access | _Pure]]:
+        """Group what happens at once: the accesses of one instruction. Between others, other runs may move.
+
+        Only a locked instruction is indivisible for other processors; of the others that is assumed (`whole-updates`).
+        """
+        groups: list[list[_Access | _Pure]] = []
+        at = 0
         for access in accesses:
-            if groups and groups[-1][0].at == access.at and access.at and self._locked(access.at):
+            if groups and (isinstance(access, _Pure) or (access.at == at and at and self._whole(at))):
                 groups[-1].append(access)
             else:
                 groups.append([access])
+            if isinstance(access, _Access):
+                at = access.at
         return groups
+
+    def _whole(self, address: int) -> bool:
+        return WHOLE_UPDATES.name not in self.parent.slicer.without or self._locked(address)
 
     def _locked(self, address: int) -> bool:
         """Whether the instruction has a LOCK prefix, or is an XCHG with memory, which needs none (Intel SDM, 2B)."""
@@ -308,62 +371,122 @@ class _Stretch:
             plain_code = plain_code[1:]
         return plain_code[:1] in (b"\x86", b"\x87")
 
-    def _perform(self, group: list[_Access], suffix: str) -> dict[str, Tree]:
+    def _perform(self, group: list[_Access | _Pure], suffix: str) -> dict[str, Tree]:
         """Return the assignments of accesses that happen at once.
 
-        With a `suffix` others follow: what is read is then kept in a local with that name's end, since the globals
+        With a `suffix` others follow: what is read is then kept in locals with that name's end, since the globals
         themselves may change before it is used.
         """
         sets: dict[str, Tree] = {}
-        kept: dict[Expression, str] = {}
+        reads: list[tuple[Expression, _Access]] = []
         for access in group:
-            if access.result is None:
-                sets |= self._written(access)
-                continue
-            self.names[access.result] = self._read(access)
-            if access.size == 8 and all(
-                _extended_cell(self.parent.slicer.cells, cell) for cell in access.cells.values()
-            ):
-                self.extended.add(access.result)
-            if suffix and self.names[access.result] != ANY:
-                kept[access.result] = f"{plain(self.parent.name)}_at_{self.stretch.address & 0xFFFFFF:x}{suffix}"
-        for number, (result, name) in enumerate(kept.items()):
-            name = f"{name}_{number}" if number else name
-            sets[name] = self.names[result]
-            self.names[result] = ANY if self.parent.recursive else Name(name)
+            if isinstance(access, _Pure):
+                self.names.views[access.result] = access.view
+            elif access.result is None:
+                sets |= self._written(access, sets)
+            else:
+                self.names.views[access.result] = self._read(access)
+                reads.append((access.result, access))
+                if access.size == 8 and all(
+                    _extended_cell(self.parent.slicer.cells, cell) for cell in access.cells.values()
+                ):
+                    self.extended.add(access.result)
+        if suffix:
+            for number, (result, access) in enumerate(reads):
+                name = f"{plain(self.parent.name)}_at_{self.stretch.address & 0xFFFFFF:x}{suffix}"
+                sets |= self._keep(result, access, f"{name}_{number}" if number else name)
         return sets
 
-    def _read(self, access: _Access) -> Tree:
-        """Return what is read: the one cell, or the sum over all of them of (is it this one?) * its value."""
-        parts = {
-            place: _part(Name(cell.name), place - cell.address, access.size, cell.size)
-            for place, cell in access.cells.items()
-        }
-        if len(parts) == 1:
-            return next(iter(parts.values()))
-        pointer = self._tree(access.pointer)
-        if pointer == ANY or ANY in parts.values():
+    def _keep(self, result: Expression, access: _Access, name: str) -> dict[str, Tree]:
+        """Return the assignments that keep what was read in locals, which the result then stands for."""
+        view = self.names.views[result]
+        masks = {mask(min(access.size, 4)): ""}
+        if len(access.cells) == 1:
+            (place, cell), *_ = access.cells.items()
+            shift = 8 * (place - cell.address)
+            masks = {(each >> shift) & next(iter(masks)): part for each, part in self.parent.slicer.parts(cell)}
+            masks.pop(0, None)
+        kept: dict[int, Tree] = {}
+        sets: dict[str, Tree] = {}
+        for each, part in masks.items():
+            tree = view(each)
+            kept[each] = ANY
+            if tree != ANY and not self.parent.recursive:
+                local = name if len(masks) == 1 else f"{name}_{each:x}"
+                sets[local] = tree
+                kept[each] = Name(local)
+                self.copies[local] = part
+        self.names.views[result] = lambda bits: _joined(kept, bits)
+        return sets
+
+    def _read(self, access: _Access) -> View:
+        """Return what is read."""
+        if len(access.cells) == 1:
+            (place, cell), *_ = access.cells.items()
+            return lambda bits: self._part(cell, place, access.size, bits)
+        return lambda bits: self._chosen(
+            access.pointer,
+            {place: self._part(cell, place, access.size, bits) for place, cell in access.cells.items()},
+        )
+
+    def _part(self, cell: Cell, place: int, size: int, bits: int) -> Tree:
+        """Return what `size` bytes at `place` of a cell hold, of which the protocol has the lower 32 bits."""
+        slicer, shift = self.parent.slicer, 8 * (place - cell.address)
+        whole = (mask(size) << shift) & mask(min(cell.size, 4))
+        wanted = (bits << shift) & whole
+        slicer.demands.setdefault(cell.name, set()).add(wanted)
+        if shift >= 32 or not wanted:
+            return ANY if shift >= 32 else Constant(0)
+        parts = {each: Name(name) if slicer.follows(name) else ANY for each, name in slicer.parts(cell)}
+        tree = _joined({each: _bits(tree, each, whole) for each, tree in parts.items()}, wanted)
+        return Binary(">>", tree, Constant(shift)) if shift and tree != ANY else tree
+
+    def _chosen(self, pointer: Value, parts: Mapping[int, Tree]) -> Tree:
+        """Return the part that a pointer leads to: the sum over all of (is it this one?) * its value."""
+        where = self._tree(pointer)
+        if where == ANY or ANY in parts.values():
             return ANY
         tree: Tree | None = None
         for place, part in parts.items():
-            chosen = Binary("*", Binary("==", pointer, Constant(place & 0xFFFFFFFF)), part)
+            chosen = Binary("*", Binary("==", where, Constant(place & 0xFFFFFFFF)), part)
             tree = chosen if tree is None else Binary("+", tree, chosen)
         return tree or ANY
 
-    def _written(self, access: _Access) -> dict[str, Tree]:
-        value = ANY if access.value is None else self._tree(access.value)
+    def _written(self, access: _Access, before: Mapping[str, Tree]) -> dict[str, Tree]:
+        slicer = self.parent.slicer
         pointer = _UNKNOWN if access.certain else self._tree(access.pointer)
         sets: dict[str, Tree] = {}
         for place, cell in access.cells.items():
-            whole = sets.get(cell.name, Name(cell.name))
-            new = _merged(whole, value, place - cell.address, access.size, cell.size)
-            if not access.certain and access.value is not None:
-                here = Binary("==", pointer, Constant(place & 0xFFFFFFFF))
-                elsewhere = Binary("!=", pointer, Constant(place & 0xFFFFFFFF))
-                known = ANY not in (pointer, new)
-                new = Binary("+", Binary("*", here, new), Binary("*", elsewhere, whole)) if known else ANY
-            sets[cell.name] = new
+            shift = 8 * (place - cell.address)
+            written = (mask(access.size) << shift) & 0xFFFFFFFF
+            for each, name in slicer.parts(cell):
+                if not each & written or not slicer.follows(name):
+                    continue
+                new = ANY if access.value is None else self._tree(access.value, (each & written) >> shift)
+                if new != ANY:
+                    new = Binary("&", Binary("<<", new, Constant(shift)) if shift else new, Constant(each & written))
+                    if each & ~written:
+                        kept = before.get(name, Name(name))
+                        new = ANY if kept == ANY else Binary("|", Binary("&", kept, Constant(each & ~written)), new)
+                    elif fold(new) == Binary("&", Name(name), Constant(each)):
+                        new = Name(name)
+                if not access.certain and access.value is not None:
+                    here = Binary("==", pointer, Constant(place & 0xFFFFFFFF))
+                    elsewhere = Binary("!=", pointer, Constant(place & 0xFFFFFFFF))
+                    known = ANY not in (pointer, new)
+                    new = Binary("+", Binary("*", here, new), Binary("*", elsewhere, Name(name))) if known else ANY
+                if not self._unchanged(name, new) or name in before:
+                    sets[name] = new
         return sets
+
+    def _unchanged(self, name: str, new: Tree) -> bool:
+        """Whether a part of a cell is written as it was read (assumption `whole-updates`)."""
+        if WHOLE_UPDATES.name in self.parent.slicer.without:
+            return False
+        tree = fold(new)
+        if isinstance(tree, Binary) and tree.operator in ("&", "<<", ">>") and isinstance(tree.right, Constant):
+            return self._unchanged(name, tree.left)
+        return isinstance(tree, Name) and name in (tree.name, self.copies.get(tree.name))
 
     def _tree(self, value: Value, bits: int = 0xFFFFFFFF) -> Tree:
         tree = lower(value, self.names, self.extended, bits)
@@ -383,7 +506,13 @@ class _Stretch:
 
     def _both(self, name: str, value: Value) -> dict[str, Tree]:
         """Return the assignments of a value to `name` and to its low byte."""
-        return {name: self._tree(value), low_byte(name): self._tree(value, _BYTE)}
+        whole = self._tree(value)
+        asked = self.parent.slicer.demands
+        # That there is a local for the low byte does not mean that somebody looks at it.
+        self.parent.slicer.demands = {}
+        low = self._tree(value, _BYTE)
+        self.parent.slicer.demands = asked
+        return {name: whole, low_byte(name): low}
 
     def _leave(self, current: int, sets: dict[str, Tree]) -> None:
         stretch, parent = self.stretch, self.parent
@@ -423,8 +552,10 @@ class _Stretch:
         value = self.stretch.segment.registers.get(place, input_symbol(place, convention.word))
         return self._both(RESULT, value)
 
-    def _go(self, point: DraftPoint, target: int, when: Tree, sets: dict[str, Tree]) -> None:
-        step = DraftStep(0, when, dict(sets))
+    def _go(
+        self, point: DraftPoint, target: int, when: Tree, sets: dict[str, Tree], returned: str | None = None
+    ) -> None:
+        step = DraftStep(0, when, dict(sets), returned)
         point.steps.append(step)
         self.parent.later.append((step, target))
 
@@ -442,7 +573,8 @@ class _Stretch:
                 tree = self._tree(target)
         skips = callees is None
         if callees is None:
-            callees = parent.slicer.taken
+            callees = frozenset()
+            parent.slicer.lost.add(parent.routine.function.address)
         for callee in sorted(callees):
             if callee not in parent.slicer.functions:
                 skips = True
@@ -455,7 +587,24 @@ class _Stretch:
         if skips:
             here = parent.add(DraftPoint(call.address))
             point.steps.append(DraftStep(here, TRUE, dict(sets)))
-            self._after_call(parent.points[here], known=False)
+            taken = parent.slicer.deferred.taken.get(stretch.address)
+            if taken is not None:
+                free = parent.add(DraftPoint(call.address))
+                parent.points[here].steps.append(
+                    DraftStep(free, Binary("==", Name(taken), Constant(0)), {taken: Constant(1)})
+                )
+                here = free
+            self._after_call(parent.points[here], known=False, also=self._deferral())
+
+    def _deferral(self) -> dict[str, Tree]:
+        """Return what the call does to the flags of work functions and timers."""
+        deferred, here = self.parent.slicer.deferred, self.stretch.address
+        sets: dict[str, Tree] = dict.fromkeys(deferred.disarms.get(here, ()), Constant(0))
+        for flag, certain in deferred.arms.get(here, {}).items():
+            sets[flag] = Constant(1) if certain else ANY
+        if here in deferred.given:
+            sets[deferred.given[here]] = Constant(0)
+        return sets
 
     def _callee_name(self) -> str | None:
         """Return the name of what is called outside the driver, also through a pointer that the kernel keeps."""
@@ -478,50 +627,47 @@ class _Stretch:
             sets |= self._both(register_name(self.facts, name, place), value)
         return sets
 
-    def _after_call(self, point: DraftPoint, *, known: bool) -> None:
+    def _after_call(self, point: DraftPoint, *, known: bool, also: Mapping[str, Tree] = {}) -> None:
         """Go on behind a call: the result is taken over, what the callee may change is unknown."""
         stretch, facts, convention = self.stretch, self.facts, self.facts.convention
         call = stretch.call
         assert call is not None
         if call.tail:
-            point.steps.append(DraftStep(None, TRUE, {} if known else dict.fromkeys((RESULT, low_byte(RESULT)), ANY)))
+            lost: dict[str, Tree] = {} if known else dict.fromkeys((RESULT, low_byte(RESULT)), ANY)
+            point.steps.append(DraftStep(None, TRUE, {**lost, **also}))
             return
         if not call.returns:
             return
         changed = {convention.result} if not known and preserves(self._callee_name()) else set(convention.clobbered)
-        sets: dict[str, Tree] = {}
+        sets: dict[str, Tree] = dict(also)
         if not self.parent.recursive:
             registers = [register_name(facts, self.parent.name, place) for place in sorted(changed)]
-            sets = {name: ANY for register in registers for name in (register, low_byte(register))}
+            sets |= {name: ANY for register in registers for name in (register, low_byte(register))}
             if known:
                 result = register_name(facts, self.parent.name, convention.result)
                 sets |= {result: Name(RESULT), low_byte(result): Name(low_byte(RESULT))}
+        returned = None if known or self.parent.recursive else register_name(facts, self.parent.name, convention.result)
         for edge in stretch.edges:
             if edge.kind == "fall" and edge.target in facts.reached:
-                self._go(point, edge.target, TRUE, sets)
+                self._go(point, edge.target, TRUE, sets, returned)
 
 
-def _part(whole: Tree, offset: int, size: int, cell_size: int) -> Tree:
-    """Return `size` bytes at `offset` of a cell, of which the protocol holds the lower 32 bits."""
-    if offset == 0 and size == cell_size:
-        return whole
-    if offset + size > 4:
+def _joined(parts: Mapping[int, Tree], bits: int) -> Tree:
+    """Return the parts (by mask) that hold some of the wanted bits, put together; ANY if one is unknown."""
+    found = [tree for each, tree in parts.items() if each & bits]
+    if not found:
+        return Constant(0)
+    if ANY in found:
         return ANY
-    shifted = Binary(">>", whole, Constant(8 * offset)) if offset else whole
-    return Binary("&", shifted, Constant(mask(size))) if size < 4 else shifted
+    whole = found[0]
+    for tree in found[1:]:
+        whole = Binary("|", whole, tree)
+    return whole
 
 
-def _merged(whole: Tree, value: Tree, offset: int, size: int, cell_size: int) -> Tree:
-    """Return a cell of which `size` bytes at `offset` are replaced."""
-    if offset == 0 and size == cell_size:
-        return value
-    if offset >= 4:
-        return whole
-    if value == ANY or offset + size > 4:
-        return ANY
-    place = mask(size) << (8 * offset)
-    kept = Binary("&", whole, Constant(0xFFFFFFFF & ~place))
-    return Binary("|", kept, Binary("<<", value, Constant(8 * offset)) if offset else value)
+def _bits(tree: Tree, held: int, wanted: int) -> Tree:
+    """Cut what holds the bits `held` down to the wanted ones."""
+    return tree if tree == ANY or not held & ~wanted else Binary("&", tree, Constant(held & wanted))
 
 
 def _extended_cell(cells: Cells, cell: Cell) -> bool:

@@ -5,20 +5,39 @@ functions that change those, and so on until nothing new comes up.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from sekisho.protocol.cells import Cell, Cells
+from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
 from sekisho.protocol.expression import Constant, Tree, fold, names, write
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.model import Expression, Global, Value
+from sekisho.protocol.model import LOADED, Expression, Global, Kind, Signal, Value
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
 from sekisho.protocol.rules import Rule
-from sekisho.protocol.slice import Slicer, names_of_register
+from sekisho.protocol.slice import RESULT, Fields, Slicer, names_of_register
 
-MOST_GLOBALS = 24
+MOST_GLOBALS = 12
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
+
+RAISED, LINE = "irq_raised", "irq_line"
+"""Globals of the protocol itself: edges of the interrupt line that were not served yet (a second can be on its way
+while the first is being delivered); the line's level."""
+
+_PARTS = 12
+"""A cell that would fall into more parts is followed as a whole."""
+
+_WORD = 0xFFFFFFFF
+
+_CALL, _LOCK, _CHAIN, _FEW = 10, 20, 6, 16
+"""Of a global's worth: what choosing a call counts, and being taken as a lock is; through how many locals it is
+followed; how many values are few."""
+
+ERRORS = 0xFFFFF001
+"""The least of the error codes that a function returns (include/linux/err.h): init has failed."""
 
 _TERMS = 2000
 """A condition that is longer, in characters, is taken as unknown."""
@@ -31,15 +50,36 @@ class Sliced:
     residual: Residual
     globals: tuple[Global, ...]
     locals: tuple[str, ...]
+    signals: tuple[Signal, ...] = ()
+    ordered: bool = False
 
 
-def sliced(facts: Facts, numbers: Mapping[int, int], rules: Mapping[int, Rule], names_of: Mapping[int, str]) -> Sliced:
-    """Return the residual program; `names_of` names every function of the driver."""
+def sliced(
+    facts: Facts,
+    numbers: Mapping[int, int],
+    rules: Mapping[int, Rule],
+    names_of: Mapping[int, str],
+    lines: Iterable[int] = (),
+    without: frozenset[str] = frozenset(),
+) -> Sliced:
+    """Return the residual program.
+
+    `names_of` names every function of the driver, `lines` are its interrupt lines, `without` the assumptions that are
+    not made.
+    """
+    bound = deferred(facts, names_of)
     cells = Cells(facts)
     calls = _calls(facts)
     recursive = _recursive(calls)
     wanted = {function.address for function in facts.module.functions.values() if function.sites}
+    # They say when the driver is loaded.
+    wanted |= {address for address, kind in facts.entries if kind in ("init", "exit")}
     followed: frozenset[str] | None = None
+    fields = _fields(facts, cells, numbers, rules, names_of, recursive, bound, without)
+    parts = {
+        name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
+    }
+    known = {name for name, (cell, _) in parts.items() if cells.initial(cell) is not None} | bound.globals()
     while True:
         functions = _callers(calls, wanted) & facts.routines.keys()
         slicer = Slicer(
@@ -50,41 +90,103 @@ def sliced(facts: Facts, numbers: Mapping[int, int], rules: Mapping[int, Rule], 
             rules,
             followed,
             recursive,
-            frozenset(entry.address for entry in facts.module.entries),
+            deferred=bound,
+            fields=fields,
+            without=without,
         )
         draft = slicer.draft()
-        settle(draft, {cell.name for cell in cells.all() if cells.initial(cell) is not None})
-        worth = rank(cells, draft)
+        settle(draft, known, {*bound.globals(), RESULT})
+        worth = rank(cells, parts, draft)
         used = frozenset(worth[:MOST_GLOBALS])
         writers = {
-            address for address in facts.routines if any(cell.name in used for cell in _written(facts, cells, address))
+            address
+            for address in facts.routines
+            if any(parts[name][0] in written for written in [_written(facts, cells, address)] for name in used)
         }
         if followed is not None and used >= followed and writers <= functions:
             break
         followed = used if followed is None or not writers <= functions else used & followed
         wanted |= writers
-    result = _write(facts, cells, slicer, draft, followed)
-    return Sliced(simplify(result.residual, [each.name for each in result.globals]), result.globals, result.locals)
+    result = _write(facts, cells, parts, slicer, draft, followed, tuple(lines))
+    tracked = [each.name for each in result.globals]
+    return replace(result, residual=simplify(result.residual, tracked))
 
 
-def rank(cells: Cells, draft: Draft) -> list[str]:
+def _fields(
+    facts: Facts,
+    cells: Cells,
+    numbers: Mapping[int, int],
+    rules: Mapping[int, Rule],
+    names_of: Mapping[int, str],
+    recursive: frozenset[int],
+    bound: Deferred,
+    without: frozenset[str],
+) -> dict[str, Fields]:
+    """Return the parts of each cell that the driver looks at or changes apart from the rest."""
+    functions = {address: names_of[address] for address in facts.routines}
+    slicer = Slicer(facts, cells, functions, numbers, rules, None, recursive, deferred=bound, without=without)
+    slicer.draft()
+    found: dict[str, Fields] = {}
+    for cell in cells.all():
+        whole, masks = (1 << 8 * min(cell.size, 4)) - 1, sorted(slicer.demands.get(cell.name, ()))
+        groups: dict[tuple[bool, ...], int] = {}
+        for bit in range(whole.bit_length()):
+            member = tuple(bool(mask >> bit & 1) for mask in masks)
+            groups[member] = groups.get(member, 0) | 1 << bit
+        if 1 < len(groups) <= _PARTS:
+            found[cell.name] = tuple((mask, f"{cell.name}_bits_{mask:x}") for mask in sorted(groups.values()))
+    return found
+
+
+def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
     """Return the names of the globals on which something depends, the most useful first.
 
-    A global is worth following when many conditions and rules look at it, and most of what it is assigned is known.
+    A global is worth following when it decides which function is called, or when many conditions and rules look at it,
+    directly or through locals; when it holds few values; and when what it is assigned is known.
     """
-    names_of = {cell.name for cell in cells.all()}
-    looks: Counter[str] = Counter()
+    direct: Counter[str] = Counter()
+    sources: dict[str, set[str]] = {}
     known: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     for points in draft.values():
         for point in points:
-            looks.update(names(point.datum) & names_of)
+            direct.update(names(point.datum))
             for step in point.steps:
-                looks.update(names(step.when) & names_of)
-                for name in step.sets.keys() & names_of:
-                    (unknown if step.sets[name] == ANY else known)[name] += 1
-    worth = {name: count * (1 + known[name]) / (1 + known[name] + 4 * unknown[name]) for name, count in looks.items()}
-    return sorted(worth, key=lambda name: (-worth[name], name))
+                calls = step.to is not None and points[step.to].calls
+                for name in names(step.when):
+                    direct[name] += _CALL if calls else 1
+                for name in _taken(step) & parts.keys():
+                    direct[name] += _LOCK
+                for name, tree in step.sets.items():
+                    sources.setdefault(name, set()).update(names(tree) - {name})
+                    if name in parts:
+                        (unknown if tree == ANY else known)[name] += 1
+    weight: dict[str, float] = dict(direct)
+    for _ in range(_CHAIN):
+        passed: dict[str, float] = {}
+        for name, found in sources.items():
+            for source in found:
+                passed[source] = max(passed.get(source, 0), weight.get(name, 0) / 2)
+        weight = {name: direct[name] + passed.get(name, 0) for name in direct.keys() | passed.keys()}
+
+    def worth(name: str) -> float:
+        cell, mask = parts[name]
+        few = (
+            mask.bit_count() <= 4
+            or len({each & mask for each in cells.contents(cell).members(256) or range(256)}) <= _FEW
+        )
+        certain = (1 + known[name]) / (1 + known[name] + 4 * unknown[name])
+        return weight[name] * certain * (1 if few else 0.1)
+
+    worths = {name: worth(name) for name in weight if name in parts and weight[name] > 0}
+    return sorted(worths, key=lambda name: (-worths[name], name))
+
+
+def _taken(step: DraftStep) -> set[str]:
+    """Return the variables that a step looks at and at once sets to a number: it takes a lock."""
+    numbers = {name for name, tree in step.sets.items() if isinstance(fold(tree), Constant) and tree != ANY}
+    looked = names(step.when).union(*(names(tree) for name, tree in step.sets.items() if name not in numbers))
+    return numbers & looked
 
 
 def _calls(facts: Facts) -> dict[int, set[int]]:
@@ -96,9 +198,7 @@ def _calls(facts: Facts) -> dict[int, set[int]]:
             if stretch.call is None:
                 continue
             targets = facts.callees.get(stretch.address, frozenset())
-            if targets is None:
-                targets = frozenset(entry.address for entry in facts.module.entries)
-            callees |= {stretch.call.target, *targets} & facts.module.functions.keys()  # type: ignore[arg-type]
+            callees |= {stretch.call.target, *(targets or ())} & facts.module.functions.keys()
     return found
 
 
@@ -122,14 +222,7 @@ def _recursive(calls: Mapping[int, set[int]]) -> frozenset[int]:
     """Return the functions that can be called while they run."""
     found = set()
     for start in calls:
-        seen: set[int] = set()
-        ahead = list(calls[start])
-        while ahead:
-            address = ahead.pop()
-            if address not in seen:
-                seen.add(address)
-                ahead.extend(calls.get(address, ()))
-        if start in seen:
+        if any(start in _called(calls, callee) for callee in calls[start]):
             found.add(start)
     return frozenset(found)
 
@@ -156,29 +249,93 @@ def _used(draft: Draft) -> set[str]:
     return found
 
 
-def _write(facts: Facts, cells: Cells, slicer: Slicer, draft: Draft, used: frozenset[str]) -> Sliced:
+def _write(
+    facts: Facts,
+    cells: Cells,
+    parts: Mapping[str, tuple[Cell, int]],
+    slicer: Slicer,
+    draft: Draft,
+    used: frozenset[str],
+    lines: tuple[int, ...],
+) -> Sliced:
     routines = {name: Routine(name, tuple(_point(point) for point in points)) for name, points in draft.items()}
-    initial = {cell.name: (cells.initial(cell) or 0) & 0xFFFFFFFF for cell in cells.all() if cell.name in used}
+    initial = {name: (cells.initial(cell) or 0) & mask for name, (cell, mask) in parts.items() if name in used}
+    initial |= dict.fromkeys((*slicer.deferred.globals(), LOADED), 0)
+    if lines:
+        initial |= {RAISED: 0, LINE: 0}
     local = sorted(_used(draft) | {each for points in draft.values() for point in points for each in _assigned(point)})
     openings = []
-    for address, kind in facts.entries:
+    bracketed = any(kind == "init" for _, kind in facts.entries)
+    if not bracketed:
+        initial[LOADED] = 1
+    called = _callbacks(facts, slicer) - set(facts.entries)
+    for address, kind in sorted({*facts.entries, *called}):
         if address in slicer.functions:
-            name = slicer.functions[address]
+            opening = _opening(slicer, address, kind, bool(lines))
+            if (address, kind) in called:
+                opening = Opening(opening.routine, kind, {}, f"{LOADED} == 1")
             parameters = [
                 parameter
                 for place in facts.convention.arguments
-                for parameter in names_of_register(facts, name, place)
+                for parameter in names_of_register(facts, opening.routine, place)
                 if parameter in local
             ]
-            sets = dict.fromkeys(parameters, "ANY")
+            sets = dict.fromkeys(parameters, "ANY") | opening.set
             if kind == "init":
-                sets |= {cell: hex(value) for cell, value in initial.items()}
-            openings.append(Opening(name, kind, sets))
+                sets |= {cell: hex(value) for cell, value in initial.items() if cell not in (LOADED, RAISED, LINE)}
+            openings.append(msgspec.structs.replace(opening, set=sets))
     return Sliced(
         Residual(routines, tuple(openings)),
         tuple(Global(name, (value,)) for name, value in sorted(initial.items())),
         tuple(name for name in local if name not in initial),
+        tuple(_signals(lines)),
+        slicer.deferred.ordered,
     )
+
+
+def _callbacks(facts: Facts, slicer: Slicer) -> set[tuple[int, Kind]]:
+    """Return what calls of unknown target may reach, as entries: each such call is a run, of its caller's kind."""
+    calls = _calls(facts)
+    found: set[tuple[int, Kind]] = set()
+    for entry, kind in facts.entries:
+        if slicer.lost & _called(calls, entry):
+            found |= {(each.address, kind) for each in facts.module.entries if each.kind == "address taken"}
+    # One of init or exit happens while these run, but they are no second init.
+    return {(address, "task" if kind in ("init", "exit") else kind) for address, kind in found}
+
+
+def _called(calls: Mapping[int, set[int]], start: int) -> set[int]:
+    seen = {start}
+    ahead = [start]
+    while ahead:
+        for callee in calls.get(ahead.pop(), set()) - seen:
+            seen.add(callee)
+            ahead.append(callee)
+    return seen
+
+
+def _signals(lines: Iterable[int]) -> Iterator[Signal]:
+    for line in lines:
+        rises = f"{RAISED} + ({LINE} == 0) * ({RAISED} < 2)"
+        yield Signal(line, 1, {RAISED: rises, LINE: "1"})
+        yield Signal(line, 0, {LINE: "0"})
+
+
+def _opening(slicer: Slicer, address: int, kind: Kind, lines: bool) -> Opening:
+    """Return when the kernel calls an entry: between init and exit, and what its kind asks for."""
+    name = slicer.functions[address]
+    if kind == "init":
+        failed = Step(None, f"{RESULT} >= {ERRORS:#x}", {LOADED: "0"})
+        return Opening(name, kind, {LOADED: "1"}, f"{LOADED} == 0", (Step(None), failed))
+    if kind == "exit":
+        return Opening(name, kind, {}, f"{LOADED} == 1", (Step(None, "", {LOADED: "0"}),))
+    flag = slicer.deferred.flags.get((address, kind))
+    if flag is not None:
+        sets = {flag: "0"} if flag in slicer.deferred.consumed else {}
+        return Opening(name, kind, sets, f"{LOADED} == 1 and {flag} == 1")
+    if kind == "irq" and lines:
+        return Opening(name, kind, {RAISED: f"{RAISED} - 1"}, f"{LOADED} == 1 and {RAISED} > 0")
+    return Opening(name, kind, {}, f"{LOADED} == 1")
 
 
 def _assigned(point: DraftPoint) -> set[str]:

@@ -1,0 +1,114 @@
+"""Work items and timers: which calls of the kernel's functions arm them, and which entries run only then.
+
+The kernel calls a work function once after it was queued, and a timer's function once after it was set. So an entry
+that is known to be reached through such objects alone opens only after one of them was armed: a tracked global of its
+own, its *flag*, says so. An entry with several objects keeps its flag once it was set: how many are armed is not known.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sekisho.protocol.facts import Facts
+from sekisho.protocol.kernel import ARMING, DISARMING, FUNCTION_WORD, LOCKING, ORDERED, OTHER_LOCKING, UNLOCKING
+from sekisho.protocol.model import HELD, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Flags by entry, and what each call does to them: (entry, certainly) by the call's stretch."""
+
+    flags: Mapping[tuple[int, Kind], str]
+    consumed: frozenset[str]
+    """Flags that are taken back when the entry opens: those of a single object."""
+    arms: Mapping[int, Mapping[str, bool]]
+    disarms: Mapping[int, tuple[str, ...]]
+    ordered: bool
+    """Whether all work goes through one queue that runs one item at a time."""
+    taken: Mapping[int, str]
+    """The lock that a call takes, or (`given`) gives back, by the call's stretch."""
+    given: Mapping[int, str]
+
+    def globals(self) -> frozenset[str]:
+        """Return all flags and locks."""
+        return frozenset({*self.flags.values(), *self.taken.values(), *self.given.values()})
+
+    @classmethod
+    def none(cls) -> "Deferred":
+        """Return what holds of a driver that defers nothing."""
+        return cls({}, frozenset(), {}, {}, False, {}, {})
+
+
+def deferred(facts: Facts, names: Mapping[int, str]) -> Deferred:
+    """Return the flags of a driver's work and timer functions; `names` are those of its functions."""
+    handlers: dict[int, set[int]] = {}
+    for place, functions in facts.initialised.items():
+        handlers.setdefault(place, set()).update(functions)
+    lost = False
+    for call in facts.deferrals.values():
+        if call.name in ARMING:
+            lost |= call.objects is None
+            for place in call.objects or ():
+                held = facts.contents(place + FUNCTION_WORD * facts.convention.word, facts.convention.word).members(64)
+                known = {number for number in held or () if number in facts.module.functions}
+                handlers.setdefault(place, set()).update(known)
+    objects: dict[int, set[int]] = {}
+    for place, found in handlers.items():
+        for function in found:
+            objects.setdefault(function, set()).add(place)
+    flags: dict[tuple[int, Kind], str] = {
+        (address, kind): f"{names[address]}_armed".lstrip("_0123456789").replace(".", "_")
+        for address, kind in facts.entries
+        if kind in ("work", "timer") and address in objects and address not in facts.unbound
+    }
+    by_function: dict[int, list[str]] = {}
+    for (address, _), flag in flags.items():
+        by_function.setdefault(address, []).append(flag)
+    single = {
+        flag for address, found in by_function.items() for flag in found if len(objects[address]) == 1 and not lost
+    }
+
+    def touched(places: frozenset[int]) -> set[str]:
+        functions = {function for place in places for function in handlers.get(place, ())}
+        return {flag for function in functions for flag in by_function.get(function, ())}
+
+    arms: dict[int, dict[str, bool]] = {}
+    disarms: dict[int, tuple[str, ...]] = {}
+    for at, call in facts.deferrals.items():
+        if call.name in ARMING:
+            armed = set(flags.values()) if call.objects is None else touched(call.objects)
+            certain = call.objects is not None and len(armed) == 1
+            arms[at] = dict.fromkeys(sorted(armed), certain)
+        elif call.name in DISARMING and call.objects is not None and len(call.objects) == 1:
+            disarms[at] = tuple(sorted(touched(call.objects) & single))
+    return Deferred(flags, frozenset(single), arms, disarms, _ordered(facts), *_locks(facts))
+
+
+def _locks(facts: Facts) -> tuple[dict[int, str], dict[int, str]]:
+    """Return which lock each call takes or gives back, where it is certain: of a lock all calls are, or none."""
+    calls = {at: call for at, call in facts.deferrals.items() if call.name in {**LOCKING, **UNLOCKING, **OTHER_LOCKING}}
+    unsure: set[int] = set()
+    for call in calls.values():
+        if call.objects is not None and (len(call.objects) > 1 or call.name in OTHER_LOCKING):
+            unsure |= call.objects
+    taken: dict[int, str] = {}
+    given: dict[int, str] = {}
+    for at, call in sorted(calls.items()):
+        for place in (
+            (call.objects or frozenset()) - unsure if call.objects is not None and len(call.objects) == 1 else ()
+        ):
+            name = re.sub(r"\W+", "_", facts.memory.name(place)).strip("_0123456789") + f"_{place & 0xFFFFFF:x}{HELD}"
+            (taken if call.name in LOCKING else given)[at] = name
+    return taken, given
+
+
+def _ordered(facts: Facts) -> bool:
+    queues = {call.queue for call in facts.deferrals.values() if call.queue not in ((), (0,))}
+    works = {address for address, kind in facts.entries if kind == "work"}
+    return (
+        len(queues) == 1
+        and None not in queues
+        and works.isdisjoint(facts.unbound)
+        and len(facts.queues) == 1
+        and all(flags is not None and flags & ORDERED for flags in facts.queues.values())
+    )

@@ -1,0 +1,88 @@
+"""What calls of the kernel say about which of the driver's runs may go on: work, timers, mutexes, interrupts, init.
+
+Requests as in `test_guards`; `irq 6 1` is the device raising its line.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from sekisho.engine import Engine
+from tests.protocol.test_guards import engine, events
+
+WORK = """
+entry: out %al,$1; mov $0x2000,%edi; mov queue(%rip),%rsi; lea item(%rip),%rdx; call queue_work_on; ret
+.type handler,@function; handler: out %al,$2; ret
+.globl setup; .type setup,@function
+setup: mov $0x20000,%esi; mov $1,%edx; call alloc_workqueue; mov %rax,queue(%rip); ret
+.local queue; .comm queue,8,8
+.data; .balign 8; item: .quad 0,0,0,handler
+"""
+TIMER = """
+entry: out %al,$1; lea item(%rip),%rdi; mov $1,%esi; call mod_timer; ret
+.type handler,@function; handler: out %al,$2; ret
+.data; .balign 8; item: .quad 0,0,0,handler
+"""
+MUTEX = """
+entry: lea lock(%rip),%rdi; call mutex_lock; out %al,$1; out %al,$2; lea lock(%rip),%rdi; call mutex_unlock; ret
+.local lock; .comm lock,32,8
+"""
+INTERRUPT = """
+entry: mov $6,%edi; lea handler(%rip),%rsi; xor %edx,%edx; call request_threaded_irq; out %al,$1; ret
+.type handler,@function; handler: out %al,$2; mov $1,%eax; ret
+"""
+MODULE = """
+entry: out %al,$1; ret
+.section .init.text,"ax"; .globl init_module; .type init_module,@function; init_module: out %al,$2
+lea entry(%rip),%rdx; call __register_blkdev; xor %eax,%eax; ret
+.section .exit.text,"ax"; .globl cleanup_module; .type cleanup_module,@function; cleanup_module: out %al,$3; ret
+"""
+
+ALLOWED = [
+    (WORK, "out 1 0; out 2 0; out 1 0; out 2 0"),
+    (WORK, "out 1 0; out 1 0; out 2 0"),
+    (TIMER, "out 1 0; out 2 0"),
+    (MUTEX, "out 1 0; out 2 0; out 1 0; out 2 0"),
+    (INTERRUPT, "out 1 0; irq 6 1; out 2 0; irq 6 0; irq 6 1; out 2 0"),
+    # A second edge may come while the handler of the first is on its way.
+    (INTERRUPT, "irq 6 1; irq 6 0; irq 6 1; out 2 0; out 2 0"),
+    (MODULE, "out 2 0; out 1 0; out 3 0; out 2 0; out 1 0"),
+]
+DENIED = [
+    (WORK, "out 2 0"),
+    (WORK, "out 1 0; out 2 0; out 2 0"),
+    (TIMER, "out 2 0"),
+    (TIMER, "out 1 0; out 2 0; out 2 0"),
+    (MUTEX, "out 1 0; out 1 0"),
+    (INTERRUPT, "out 2 0"),
+    (INTERRUPT, "irq 6 1; irq 6 1; out 2 0; out 2 0"),
+    (MODULE, "out 1 0"),
+    (MODULE, "out 3 0"),
+    (MODULE, "out 2 0; out 2 0"),
+]
+
+
+def verdicts(judge: Engine, text: str) -> list[bool]:
+    """Return for each request whether it is allowed."""
+    found = []
+    for part in text.split(";"):
+        if part.split()[0] == "irq":
+            _, line, level = map(int, ("0", *part.split()[1:]))
+            judge.signal(line, level)
+        else:
+            found += [judge.judge(event) is None for event in events(part)]
+    return found
+
+
+@pytest.mark.parametrize(("code", "sequence"), ALLOWED)
+def test_what_the_kernel_can_call_for_is_allowed(code: str, sequence: str, tmp_path: Path) -> None:
+    with engine(tmp_path, code, [6]) as judge:
+        assert all(verdicts(judge, sequence))
+
+
+@pytest.mark.parametrize(("code", "sequence"), DENIED)
+def test_what_the_kernel_does_not_call_for_is_denied(code: str, sequence: str, tmp_path: Path) -> None:
+    with engine(tmp_path, code, [6]) as judge:
+        *before, last = verdicts(judge, sequence)
+        assert all(before)
+        assert not last

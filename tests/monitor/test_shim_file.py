@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,20 +55,18 @@ def test_only_its_own_environment_variable_is_read() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a program setuid for somebody else")
-def test_a_program_with_privileges_does_not_take_the_variable(tmp_path: Path) -> None:
+def test_a_program_with_privileges_does_not_take_the_variable(open_folder: Path) -> None:
     """Under AT_SECURE the shim is not even preloaded; this one loads it itself."""
-    library = tmp_path / "shim.so"
+    library = open_folder / "shim.so"
     shutil.copy(shim(), library)
-    source = tmp_path / "loads.c"
+    source = open_folder / "loads.c"
     source.write_text(
         "#include <dlfcn.h>\n#include <stdio.h>\n#include <sys/auxv.h>\n"
         "int main(int count, char **words) {\n"
         '\tif (!dlopen(words[count - 1], RTLD_NOW)) return 3;\n\tprintf("%lu", getauxval(AT_SECURE));\n}\n'
     )
-    program = tmp_path / "loads"
+    program = open_folder / "loads"
     subprocess.run(["gcc", "-o", program, source], check=True)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     told = []
     for setuid in (False, True):
         if setuid:
@@ -78,6 +78,14 @@ def test_a_program_with_privileges_does_not_take_the_variable(tmp_path: Path) ->
     if told[1] == (2, ""):
         pytest.skip("this file system takes no setuid programs")
     assert told == [(2, ""), (0, "1")]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sekisho.protocol.facts import Facts
 from sekisho.protocol.instance import one_instance, ports
 from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import Driver, Kind, Note, Protocol
-from sekisho.protocol.residual import Point, Residual, simplify
+from sekisho.protocol.residual import Point, Residual, Routine, simplify
 from sekisho.protocol.rules import Rule, rules
 from sekisho.protocol.sites import sites
 from sekisho.protocol.sliced import Sliced, sliced
@@ -90,7 +90,8 @@ def _protocol(
     assumed: tuple[Note, ...] = (),
 ) -> Protocol:
     addresses, listed = sites(module)
-    entries, nodes, cut = expand(program.residual)
+    dead = {number for number, address in enumerate(addresses) if found[address].never}
+    entries, nodes, cut = expand(_ending(program.residual, dead))
     notes = [Note("site", found[at].widened, at=module.image.name(at)) for at in addresses if found[at].widened]
     lost = [
         Note("analysis", each.cause, at="" if each.address is None else module.image.name(each.address))
@@ -124,6 +125,15 @@ def _protocol(
     )
 
 
+def _ending(residual: Residual, dead: Collection[int]) -> Residual:
+    """Return the residual program in which no run comes past these sites."""
+    routines = {
+        name: Routine(name, tuple(Point(point.at, ()) if point.site in dead else point for point in routine.points))
+        for name, routine in residual.routines.items()
+    }
+    return Residual(routines, residual.openings)
+
+
 def _ruled(residual: Residual, found: Mapping[int, Rule]) -> Residual:
     def ruled(point: Point) -> Point:
         if point.site is None:
@@ -132,7 +142,7 @@ def _ruled(residual: Residual, found: Mapping[int, Rule]) -> Residual:
         return Point(point.at, point.steps, point.site, addresses=rule.addresses, value=rule.value)
 
     routines = {
-        name: type(routine)(name, tuple(ruled(point) for point in routine.points))
+        name: Routine(name, tuple(ruled(point) for point in routine.points))
         for name, routine in residual.routines.items()
     }
     return Residual(routines, residual.openings)

@@ -82,7 +82,7 @@ class _Expansion:
 
     def result(self) -> tuple[tuple[Entry, ...], tuple[Node, ...], tuple[Note, ...]]:
         ahead: list[_Where] = []
-        entries = []
+        entries: list[Entry] = []
         for opening in self.residual.openings:
             where = _Where(opening.routine, ())
             ahead.append(where)

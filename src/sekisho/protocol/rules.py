@@ -20,6 +20,8 @@ class Rule(Struct, frozen=True):
     widened: str = ""
     assumed: bool = False
     """Whether `base-at-range` was taken for granted."""
+    never: bool = False
+    """Whether no request is made there at all."""
 
 
 def rules(analysis: Analysis, owned: Sequence[tuple[int, int]] = ()) -> dict[int, Rule]:
@@ -31,6 +33,8 @@ def rules(analysis: Analysis, owned: Sequence[tuple[int, int]] = ()) -> dict[int
 
 
 def _rule(site: SiteAnalysis, owned: Sequence[tuple[int, int]]) -> Rule:
+    if site.resolved and not site.ports:
+        return Rule((), None, never=True)
     reasons = [widening.cause for widening in site.widenings]
     addresses: tuple[str, ...] = ()
     ports = _ranges(site.ports)

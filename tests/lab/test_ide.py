@@ -31,10 +31,14 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     application.command(name="lab")(lab)
     driver = debian.grub() / "pata.mod"
     built = {}
-    for match in ("ip", "sequence"):
-        built[match] = folder / f"{match}.json"
-        words = ["build", str(driver), "--device", "piix-ide", "--firmware", "deny", "--match", match]
-        done = CliRunner().invoke(application, [*words, "-o", str(built[match])])
+    for name, options in {
+        "ip": (),
+        "sequence": ("--match", "sequence"),
+        "guards": ("--match", "sequence", "--guards"),
+    }.items():
+        built[name] = folder / f"{name}.json"
+        words = ["build", str(driver), "--device", "piix-ide", "--firmware", "deny", *options]
+        done = CliRunner().invoke(application, [*words, "-o", str(built[name])])
         assert done.exit_code == 0, done.output
     return built
 
@@ -53,11 +57,11 @@ def test_qemu_dies_without_the_filter(name: str, death: str) -> None:
 @pytest.mark.kvm
 @pytest.mark.download
 @pytest.mark.usefixtures("_bare_metal")
-@pytest.mark.parametrize(("match", "runs"), [("ip", 2), ("sequence", 10)])
+@pytest.mark.parametrize(("name", "runs"), [("ip", 2), ("sequence", 10), ("guards", 2)])
 def test_qemu_lives_every_time_under_the_policy_built_from_grubs_driver(
-    match: str, runs: int, policies: dict[str, Path]
+    name: str, runs: int, policies: dict[str, Path]
 ) -> None:
-    report = ide.run(policies=(policies[match],), runs=runs, where="direct")
+    report = ide.run(policies=(policies[name],), runs=runs, where="direct")
     assert [run.outcome for run in report.runs] == ["lived"] * 2 * runs
     assert all(run.denied >= 2 for run in report.runs)
     # Nothing kept the requests away but the filter: each of them came to it.

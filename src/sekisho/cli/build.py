@@ -38,7 +38,7 @@ def build(
     ] = "allow",
     guards: Annotated[
         bool,
-        typer.Option(help="Also follow conditions and variables of the driver (slow, and not yet tight by sequence)."),
+        typer.Option(help="Also follow conditions and variables of the driver (slow; exact on small drivers)."),
     ] = False,
 ) -> None:
     """Derive a policy from the binaries of a virtual machine's drivers.

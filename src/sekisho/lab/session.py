@@ -109,7 +109,7 @@ class Session:
                                 vmm.stdin.write(b"done\n")
                                 vmm.stdin.flush()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.outcome.code = vmm.wait(5)
+                    self.outcome.code = vmm.wait(60)
             finally:
                 vmm.terminate()
         self.outcome.seconds["end"] = time.monotonic() - start

@@ -6,7 +6,7 @@ caller's state at the call. What an exit has brought to a caller before is not b
 
 from sekisho.flow.model import Call
 from sekisho.values.convention import Place
-from sekisho.values.expression import Expression, Value, anything, make, names
+from sekisho.values.expression import Expression, Value, anything, make
 from sekisho.values.graph import Activation, Link, Node
 from sekisho.values.loops import Loops
 from sekisho.values.state import State, rename
@@ -60,7 +60,8 @@ class Returns(Loops):
                 value = state.registers.get(place)
                 found.append(value)
                 if isinstance(value, Expression):
-                    found += [environment.get(used) for used in names(value.symbols)]
+                    # The same value has the same set of symbols, in the same order.
+                    found += [environment.get(used) for used in value.symbols]
         return tuple(found)
 
     def _popped(self, state: State, link: Link) -> State:

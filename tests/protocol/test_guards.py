@@ -3,6 +3,9 @@
 Requests are written `in port answer` and `out port value`; what a driver does is allowed, what it does not is denied.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -146,3 +149,24 @@ def test_what_it_does_not_is_denied_at_the_last_request(code: str, sequence: str
         *before, last = (judge.judge(event) for event in events(sequence))
         assert before == [None] * len(before)
         assert last is not None
+
+
+def test_a_policy_is_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
+    entries = "".join(
+        f".globl e{n}; .type e{n},@function; e{n}: call put; cmpb $3,flag(%rip); je 1f; mov ${n},%eax; out %al,$2; 1: ret\n"
+        for n in range(8)
+    )
+    put = ".type put,@function; put: out %al,$1; cmpb $5,flag(%rip); je 1f; movb $3,flag(%rip); ret; 1: movb $4,flag(%rip); ret\n"
+    driver = assemble(tmp_path, f"call put; ret\n{entries}{put}.local flag; .comm flag,1,1\n")
+    found = set()
+    for seed in ("1", "2", "3"):
+        output = tmp_path / f"{seed}.json"
+        command = [Path(sys.executable).parent / "sekisho", "build", driver, "--guards", "--device", "isa-fdc"]
+        subprocess.run(
+            [*command, "--output", output],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        found.add(output.read_bytes())
+    assert len(found) == 1

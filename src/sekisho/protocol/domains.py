@@ -6,6 +6,7 @@ taken; if it is all the condition says nothing; and an assignment of the only va
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from sekisho.protocol.expression import (
     Binary,
@@ -60,31 +61,50 @@ def domains(edges: Iterable[Edge], initial: Mapping[str, Iterable[int]], bound: 
     return {name: frozenset(values) for name, values in found.items() if name not in many and len(values) <= MOST}
 
 
-def narrow(edge: Edge, known: Domains) -> Edge | None:
-    """Return the edge, simplified by what its variables can hold; None if it can never be taken."""
-    held: dict[str, frozenset[int]] = {}
-    others: list[Tree] = []
-    for each in conjuncts(parse(edge.when)) if edge.when else ():
-        looked = names(each)
-        name = next(iter(looked), "")
-        if len(looked) == 1 and name in known:
-            fitting = frozenset(value for value in held.get(name, known[name]) if evaluate(each, {name: value}) != 0)
-            if not fitting:
-                return None
-            held[name] = fitting
-        else:
-            others.append(each)
-    trees = [_condition(name, values, known[name]) for name, values in sorted(held.items()) if values != known[name]]
-    only = {name: next(iter(values)) for name, values in held.items() if len(values) == 1}
-    sets = {
-        name: text
-        for name, text in edge.set.items()
-        if name not in only or parse(text) not in (Constant(only[name]), Name(name))
-    }
-    when: Tree | None = None
-    for each in (*trees, *others):
-        when = each if when is None else Binary("and", when, each)
-    return Edge(edge.to, "" if when is None else write(when), sets)
+@dataclass(slots=True)
+class Narrower:
+    """Simplifies edges by what their variables can hold; each condition is worked out once."""
+
+    known: Domains
+    seen: dict[str, tuple[str, dict[str, int]] | None] = field(default_factory=dict)
+
+    def edge(self, edge: Edge) -> Edge | None:
+        """Return the edge, simplified; None if it can never be taken."""
+        if edge.when not in self.seen:
+            self.seen[edge.when] = self._condition(edge.when)
+        found = self.seen[edge.when]
+        if found is None:
+            return None
+        when, only = found
+        sets = {
+            name: text
+            for name, text in edge.set.items()
+            if name not in only or parse(text) not in (Constant(only[name]), Name(name))
+        }
+        return Edge(edge.to, when, sets)
+
+    def _condition(self, text: str) -> tuple[str, dict[str, int]] | None:
+        """Return the condition simplified, and the variables of which it leaves one value."""
+        held: dict[str, frozenset[int]] = {}
+        others: list[Tree] = []
+        for each in conjuncts(parse(text)) if text else ():
+            looked = names(each)
+            name = next(iter(looked), "")
+            if len(looked) == 1 and name in self.known:
+                values = held.get(name, self.known[name])
+                held[name] = frozenset(value for value in values if evaluate(each, {name: value}) != 0)
+                if not held[name]:
+                    return None
+            else:
+                others.append(each)
+        kept = [
+            _condition(name, held[name], self.known[name]) for name in sorted(held) if held[name] != self.known[name]
+        ]
+        when: Tree | None = None
+        for each in (*kept, *others):
+            when = each if when is None else Binary("and", when, each)
+        only = {name: next(iter(values)) for name, values in held.items() if len(values) == 1}
+        return "" if when is None else write(when), only
 
 
 def _condition(name: str, values: frozenset[int], all_values: frozenset[int]) -> Tree:

@@ -93,12 +93,12 @@ class _Expansion:
             name = f"{opening.routine}:{opening.kind}" if again else opening.routine
             entries.append(Entry(name, opening.kind, (first,)))
             self.closing[where] = opening.closing
-        visited: set[_Where] = set()
+        visited: dict[_Where, None] = {}
         while ahead:
             where = ahead.pop()
             if where in visited:
                 continue
-            visited.add(where)
+            visited[where] = None
             points = self.residual.routines[where.routine].points
             for index, point in enumerate(points):
                 self._add(where, index, point, ahead)

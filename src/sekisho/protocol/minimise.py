@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from msgspec.structs import replace
 
-from sekisho.protocol.domains import domains, narrow
+from sekisho.protocol.domains import Narrower, domains
 from sekisho.protocol.liveness import drop_dead
 from sekisho.protocol.model import END, LOADED, Edge, Entry, Node, Protocol
 from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
@@ -33,9 +33,9 @@ def minimise(protocol: Protocol) -> Protocol:
     signals = [Edge(END, "", dict(signal.set)) for signal in protocol.signals]
     while True:
         before = sum(map(len, edges.values()))
-        known = domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers)
+        narrower = Narrower(domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers))
         for name, own in edges.items():
-            edges[name] = tuple(each for edge in own if (each := narrow(edge, known)) is not None)
+            edges[name] = tuple(each for edge in own if (each := narrower.edge(edge)) is not None)
         edges = drop_dead(nodes, edges, tracked)
         _merge(nodes, edges)
         cut_passages(edges, {name for name, node in nodes.items() if node.site is None}, shared)

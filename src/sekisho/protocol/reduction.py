@@ -191,28 +191,45 @@ def reachable(edges: Mapping[str, tuple[Edge, ...]], roots: Iterable[str]) -> se
 
 
 def alike(edges: Mapping[str, tuple[Edge, ...]], labels: Mapping[str, Hashable]) -> dict[str, int]:
-    """Return the class of each node: the coarsest partition by `labels` that is a bisimulation."""
-    classes = _number(labels)
-    count = len(set(classes.values()))
-    while True:
-        signature: dict[str, Hashable] = {
-            name: (
-                number,
-                frozenset(
-                    (classes.get(edge.to, edge.to), edge.when, tuple(sorted(edge.set.items()))) for edge in edges[name]
-                ),
-            )
-            for name, number in classes.items()
-        }
-        classes = _number(signature)
-        if len(set(classes.values())) == count:
-            return classes
-        count = len(set(classes.values()))
+    """Return the class of each node: the coarsest partition by `labels` that is a bisimulation.
 
-
-def _number(labels: Mapping[str, Hashable]) -> dict[str, int]:
+    A class is split where its members' edges lead to different classes; its largest part keeps the number, so that only
+    nodes with edges into the others need to be looked at again (J. Hopcroft, 1971).
+    """
     numbers: dict[Hashable, int] = {}
-    return {name: numbers.setdefault(label, len(numbers)) for name, label in labels.items()}
+    classes = {name: numbers.setdefault(label, len(numbers)) for name, label in labels.items()}
+    ways: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+    ahead: dict[str, list[tuple[str, int]]] = {}
+    sources: dict[str, list[str]] = defaultdict(list)
+    for name in labels:
+        ahead[name] = [
+            (edge.to, ways.setdefault((edge.when, tuple(sorted(edge.set.items()))), len(ways))) for edge in edges[name]
+        ]
+        for target, _ in ahead[name]:
+            sources[target].append(name)
+    members: dict[int, list[str]] = defaultdict(list)
+    for name, number in classes.items():
+        members[number].append(name)
+    leads: dict[str, frozenset[tuple[int | str, int]]] = {}
+    stale = set(labels)
+    while stale:
+        for name in stale:
+            leads[name] = frozenset([(classes.get(target, target), way) for target, way in ahead[name]])
+        changed: list[str] = []
+        for number in sorted({classes[name] for name in stale}):
+            parts: dict[frozenset[tuple[int | str, int]], list[str]] = {}
+            for name in members[number]:
+                parts.setdefault(leads[name], []).append(name)
+            largest = max(parts.values(), key=len)
+            for part in parts.values():
+                if part is not largest:
+                    new = len(members)
+                    members[new] = part
+                    classes.update(dict.fromkeys(part, new))
+                    changed += part
+            members[number] = largest
+        stale = {source for name in changed for source in sources[name]}
+    return classes
 
 
 def renamed(edges: Iterable[Edge], new: Mapping[str, str]) -> tuple[Edge, ...]:

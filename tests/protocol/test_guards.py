@@ -153,11 +153,13 @@ def test_what_it_does_not_is_denied_at_the_last_request(code: str, sequence: str
 
 def test_a_policy_is_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
     entries = "".join(
-        f".globl e{n}; .type e{n},@function; e{n}: call put; cmpb $3,flag(%rip); je 1f; mov ${n},%eax; out %al,$2; 1: ret\n"
+        f".globl e{n}; .type e{n},@function\n"
+        f"e{n}: call put; cmpb $3,flag(%rip); je 1f; mov ${n},%eax; out %al,$2; 1: ret\n"
         for n in range(8)
     )
-    put = ".type put,@function; put: out %al,$1; cmpb $5,flag(%rip); je 1f; movb $3,flag(%rip); ret; 1: movb $4,flag(%rip); ret\n"
-    driver = assemble(tmp_path, f"call put; ret\n{entries}{put}.local flag; .comm flag,1,1\n")
+    put = "out %al,$1; cmpb $5,flag(%rip); je 1f; movb $3,flag(%rip); ret; 1: movb $4,flag(%rip); ret"
+    code = f"call put; ret\n{entries}.type put,@function\nput: {put}\n.local flag; .comm flag,1,1\n"
+    driver = assemble(tmp_path, code)
     found = set()
     for seed in ("1", "2", "3"):
         output = tmp_path / f"{seed}.json"

@@ -17,6 +17,7 @@ from sekisho.image import load
 from sekisho.policy import Device, Policy
 from sekisho.protocol.build import build_guarded
 from sekisho.protocol.facts import Observer
+from sekisho.protocol.model import Protocol
 from sekisho.trace import Event
 from sekisho.values import full
 from tests.protocol.test_control import assemble
@@ -104,12 +105,16 @@ DENIED = [
 ]
 
 
-def engine(folder: Path, code: str, lines: Sequence[int] = ()) -> Engine:
+def protocol(folder: Path, code: str, lines: Sequence[int] = ()) -> Protocol:
     observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), kind=Observer)
     assert isinstance(observer, Observer)
-    protocol = build_guarded(observer.module, full.report(observer), observer.facts(), [(1, 15)], lines, name="driver")
+    return build_guarded(observer.module, full.report(observer), observer.facts(), [(1, 15)], lines, name="driver")
+
+
+def engine(folder: Path, code: str, lines: Sequence[int] = ()) -> Engine:
+    found = protocol(folder, code, lines)
     device = Device("ports", ("0x1-0xf",))
-    return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(protocol,)))
+    return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(found,)))
 
 
 def events(text: str) -> list[Event]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sekisho.engine import Engine
-from tests.protocol.test_guards import engine, events
+from tests.protocol.test_guards import engine, events, protocol
 
 WORK = """
 entry: out %al,$1; mov $0x2000,%edi; mov queue(%rip),%rsi; lea item(%rip),%rdx; call queue_work_on; ret
@@ -86,3 +86,8 @@ def test_what_the_kernel_does_not_call_for_is_denied(code: str, sequence: str, t
         *before, last = verdicts(judge, sequence)
         assert all(before)
         assert not last
+
+
+@pytest.mark.parametrize(("flags", "slots"), [("0x20000", 1), ("0x0", 8)])
+def test_an_ordered_queue_runs_one_item_at_a_time(flags: str, slots: int, tmp_path: Path) -> None:
+    assert protocol(tmp_path, WORK.replace("0x20000", flags)).slots["work"] == slots

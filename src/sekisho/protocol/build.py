@@ -111,7 +111,8 @@ def _protocol(
             locals=program.locals,
             entries=entries,
             nodes=nodes,
-            slots=dict(SLOTS) | ({"work": 1} if program.ordered else {}),
+            # Several queues, or one that is not ordered, run items side by side.
+            slots=dict(SLOTS) | {"work": 1 if program.ordered else SLOTS["task"]},
             signals=program.signals,
             assumptions=(
                 *(Note(each, text) for each, text in analysis.assumptions),

@@ -141,7 +141,8 @@ class Observer(Interpreter):
 
     def _workqueue(self, pointer: Value | None) -> tuple[int, ...] | None:
         if not isinstance(pointer, Expression):
-            return None
+            # Before it is allocated there is none to be queued on.
+            return (0,) if pointer == 0 else None
         if self.sources.get(pointer) == f"{ALLOCATING_QUEUE}()":
             return (0,)
         return self.cells[pointer][0] if pointer in self.cells else None

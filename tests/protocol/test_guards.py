@@ -156,6 +156,14 @@ def test_what_it_does_not_is_denied_at_the_last_request(code: str, sequence: str
         assert last is not None
 
 
+@pytest.mark.parametrize("name", ["driver_loaded", "irq_raised", "handler_armed", "lock_held"])
+def test_a_variable_of_the_driver_does_not_pass_for_one_of_the_protocol(name: str, tmp_path: Path) -> None:
+    found = protocol(tmp_path, FLAG.replace("flag", name), [6])
+    own = {"driver_loaded", "irq_raised", "irq_line"}
+    (followed,) = {each.name for each in found.globals} - own
+    assert followed == f"{name}_2"
+
+
 def test_a_policy_is_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
     entries = "".join(
         f".globl e{n}; .type e{n},@function\n"

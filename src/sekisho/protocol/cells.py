@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sekisho.protocol.expression import RESERVED
 from sekisho.protocol.facts import Facts
+from sekisho.protocol.model import ARMED, HELD, LINE, LOADED, RAISED
 from sekisho.values.abstract import Abstract
 
 _LARGEST = 8
@@ -38,7 +39,7 @@ class Cells:
             step = _step(facts, stretch, number)
             if places is not None and step is not None:
                 touched |= {(place, step) for place in places}
-        names: set[str] = set(RESERVED)
+        names: set[str] = {*RESERVED, LOADED, RAISED, LINE}
         for address, size in _clusters(touched):
             if facts.private(address, size):
                 name = _name(facts, address, size, names)
@@ -108,7 +109,8 @@ def _name(facts: Facts, address: int, size: int, taken: Mapping[str, object] | s
     if plain[0].isdigit():
         plain = f"cell_{plain}"
     name, number = plain, 1
-    while name in taken:
+    # What these names mean is the protocol's own: a variable of the driver may not pass for one.
+    while name in taken or name.endswith((ARMED, HELD)):
         number += 1
         name = f"{plain}_{number}"
     return name

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.kernel import ARMING, DISARMING, FUNCTION_WORD, LOCKING, ORDERED, OTHER_LOCKING, UNLOCKING
-from sekisho.protocol.model import HELD, Kind
+from sekisho.protocol.model import ARMED, HELD, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def deferred(facts: Facts, names: Mapping[int, str]) -> Deferred:
         for function in found:
             objects.setdefault(function, set()).add(place)
     flags: dict[tuple[int, Kind], str] = {
-        (address, kind): f"{names[address]}_armed".lstrip("_0123456789").replace(".", "_")
+        (address, kind): f"{names[address]}{ARMED}".lstrip("_0123456789").replace(".", "_")
         for address, kind in facts.entries
         if kind in ("work", "timer") and address in objects and address not in facts.unbound
     }

@@ -34,6 +34,13 @@ LOADED = "driver_loaded"
 HELD = "_held"
 """The end of the names of globals that are mutexes: only the run that set one to 1 sets it to 0 again."""
 
+ARMED = "_armed"
+"""The end of the names of globals that say whether a work item or a timer is armed."""
+
+RAISED, LINE = "irq_raised", "irq_line"
+"""Edges of the interrupt line that were not served yet (a second can be on its way while the first is being delivered);
+the line's level."""
+
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Code bytes around a site, by which the driver is found in guest memory.

@@ -15,17 +15,13 @@ from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
 from sekisho.protocol.expression import Constant, Tree, fold, names, write
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.model import LOADED, Expression, Global, Kind, Signal, Value
+from sekisho.protocol.model import LINE, LOADED, RAISED, Expression, Global, Kind, Signal, Value
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
 from sekisho.protocol.rules import Rule
 from sekisho.protocol.slice import RESULT, Fields, Slicer, names_of_register
 
 MOST_GLOBALS = 12
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
-
-RAISED, LINE = "irq_raised", "irq_line"
-"""Globals of the protocol itself: edges of the interrupt line that were not served yet (a second can be on its way
-while the first is being delivered); the line's level."""
 
 _PARTS = 12
 """A cell that would fall into more parts is followed as a whole."""

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -53,6 +54,14 @@ def _probe() -> bool:
         return run(job, results, "direct").done
 
 
+STALL_SECONDS = 240.0
+"""An emulated host of which nothing was heard for so long is stuck: its quiet times are below a minute."""
+
+ATTEMPTS = 3
+"""So often an emulated host is started that got stuck or whose guest said nothing: rarely, one hangs on its way up.
+What a guest that did come up has done counts, whatever it was.
+"""
+
 PLAIN = ("-m", "256", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio")
 """A machine with nothing but a serial line on standard output."""
 
@@ -76,12 +85,31 @@ def run(job: Job, results: Path, host: Host = "auto") -> Outcome:
     command = [sys.executable, "-m", "sekisho.lab.session", str(results)]
     if host == "direct" or (host == "auto" and direct_works()):
         subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
-    else:
+        return _outcome(results)
+    before = {path.name for path in results.iterdir()}
+    for attempt in range(1, ATTEMPTS + 1):
+        for path in results.iterdir():
+            if path.name not in before:
+                path.unlink()
         _run_nested(command, results, job)
+        if attempt == ATTEMPTS or _spoke(results):
+            break
+        print(f"sekisho: nothing was heard of the guest ({_last_words(results)}); starting again", file=sys.stderr)
+    return _outcome(results)
+
+
+def _outcome(results: Path) -> Outcome:
     try:
         return Outcome(**json.loads((results / "outcome.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise SekishoError(f"the lab's machine left no outcome: {_last_words(results)}") from error
+
+
+def _spoke(results: Path) -> bool:
+    """Say whether the job came to an end, and the guest wrote to its serial line or the VMM ended by itself."""
+    if not (results / "outcome.json").exists():
+        return False
+    return _outcome(results).code is not None or (results / "serial.log").stat().st_size > 0
 
 
 def _run_nested(command: list[str], results: Path, job: Job) -> None:
@@ -101,13 +129,31 @@ def _run_nested(command: list[str], results: Path, job: Job) -> None:
     emulator += ["-device", "virtio-9p-pci,fsdev=results,mount_tag=results"]
     with (results / "host.log").open("wb") as log:
         try:
-            # The job keeps its own time inside; this is for a machine that is stuck altogether.
-            limit = 4 * job.timeout + 60
-            subprocess.run(emulator, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=limit, check=False)
-        except subprocess.TimeoutExpired:
-            return
+            process = subprocess.Popen(emulator, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         except OSError as error:
             raise SekishoError(f"qemu-system-x86_64 cannot be started: {error.strerror}") from error
+        try:
+            _attend(process, results)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _attend(process: subprocess.Popen[bytes], results: Path) -> None:
+    """Wait until the emulated host has ended, or is stuck: the job keeps its own time inside, if it goes on at all."""
+    seen, since = -1, time.monotonic()
+    while process.poll() is None and time.monotonic() - since < STALL_SECONDS:
+        size = sum(map(_size, results.iterdir()))
+        if size != seen:
+            seen, since = size, time.monotonic()
+        time.sleep(0.2)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a draft that got its name
+        return 0
 
 
 def _last_words(results: Path) -> str:

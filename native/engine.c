@@ -264,6 +264,17 @@ void sekisho_engine_answer(struct sekisho_engine *engine, const struct sekisho_e
 	pthread_mutex_unlock(&engine->lock);
 }
 
+/* Whether the protocol listens to this line, at this level. */
+static bool hears(const struct machine *machine, uint32_t line, uint32_t level)
+{
+	const struct table_signal *signals = machine->table->signals + machine->protocol->signals;
+
+	for (uint32_t i = 0; i < machine->protocol->signal_count; i++)
+		if (signals[i].line == line && signals[i].level == level)
+			return true;
+	return false;
+}
+
 void sekisho_engine_signal(struct sekisho_engine *engine, uint32_t line, uint32_t level)
 {
 	struct step step = {
@@ -273,7 +284,7 @@ void sekisho_engine_signal(struct sekisho_engine *engine, uint32_t line, uint32_
 	pthread_mutex_lock(&engine->lock);
 	engine->statistics.signals++;
 	for (uint32_t i = 0; i < engine->machine_count; i++)
-		if (engine->machines[i].protocol->signal_count > 0)
+		if (hears(&engine->machines[i], line, level))
 			engine->machines[i].current = machine_step(&engine->machines[i], &step);
 	pthread_mutex_unlock(&engine->lock);
 }

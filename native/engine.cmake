@@ -3,6 +3,7 @@ find_package(Threads REQUIRED)
 set(engine_sources
   ${CMAKE_CURRENT_SOURCE_DIR}/engine.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_explain.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_explore.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_expression.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_late.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_state.c

@@ -103,6 +103,21 @@ static void show_alternative(struct machine *machine, const struct alternative *
 	}
 }
 
+/* What is to be shown, and to whom. */
+struct shown {
+	uint32_t vcpu;
+	struct sekisho_denial *denial;
+};
+
+/* What may have come about silently is shown, too, but for runs that are on their way. */
+static void show_found(struct machine *machine, const struct found *found, const void *context)
+{
+	const struct shown *shown = context;
+
+	if (!found->moving && !is_full(shown->denial))
+		show_alternative(machine, alternative_of(machine->store, found->alternative), shown->vcpu, shown->denial);
+}
+
 void explain_denial(struct sekisho_engine *engine, const struct sekisho_past_event *event, uint32_t reason,
 		    struct sekisho_denial *denial)
 {
@@ -113,12 +128,10 @@ void explain_denial(struct sekisho_engine *engine, const struct sekisho_past_eve
 	denial->reason = reason;
 	for (uint32_t i = 0; i < engine->machine_count; i++) {
 		struct machine *machine = &engine->machines[i];
-		const struct set *set = &machine->store->sets[machine->current];
+		struct shown shown = { event->vcpu, denial };
 
-		denial->alternatives += set->count;
-		for (uint32_t j = 0; j < set->count; j++)
-			show_alternative(machine, alternative_of(machine->store, machine->store->members[set->first + j]),
-					 event->vcpu, denial);
+		denial->alternatives += machine->store->sets[machine->current].count;
+		step_look(machine, show_found, &shown);
 	}
 	denial->recent_count = recent;
 	for (uint32_t i = 0; i < recent; i++)

@@ -17,11 +17,6 @@
 
 enum fate { FATE_KNOWN = 1, FATE_ENDS = 2, FATE_MOVES = 4 };
 
-static bool is_silent(const struct machine *machine, const struct table_edge *edge)
-{
-	return edge->to == TABLE_END || machine->table->nodes[edge->to].site == TABLE_NONE;
-}
-
 static uint32_t all_locals(const struct machine *machine)
 {
 	return machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;

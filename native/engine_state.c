@@ -119,6 +119,20 @@ uint32_t pool_intern(struct pool *pool, const void *record)
 	return pool->count++;
 }
 
+/* Slots are given back in the reverse of the order in which they were taken, so that no other's search is broken off. */
+void pool_truncate(struct pool *pool, uint32_t count)
+{
+	while (pool->count > count) {
+		const uint8_t *record = pool->records + (size_t)(pool->count - 1) * pool->stride;
+		uint32_t at = (uint32_t)hash_words((const uint32_t *)record, pool->stride / 4) & pool->mask;
+
+		while (pool->slots[at] != pool->count)
+			at = (at + 1) & pool->mask;
+		pool->slots[at] = 0;
+		pool->count--;
+	}
+}
+
 static void pool_clear(struct pool *pool)
 {
 	pool->count = 0;
@@ -130,7 +144,7 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 	const struct run *run = NULL;
 	const struct values *values = NULL;
 	/* One step from a full set must fit into an empty store, with the sets before and after it. */
-	uint32_t alternatives = 16384 + 4 * machine->budget;
+	uint32_t alternatives = 32768 + 4 * machine->budget;
 
 	store->set_limit = STORED_SETS;
 	store->set_mask = power_of_two(2ull * STORED_SETS) - 1;
@@ -454,14 +468,14 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->list = take(memory, machine->budget + 2ull, sizeof *machine->list);
 	machine->keys = take(memory, machine->budget + 2ull, sizeof *machine->keys);
 	machine->mark = take(memory, alternatives, sizeof *machine->mark);
-	machine->opened = take(memory, alternatives, sizeof *machine->opened);
+	machine->kept = take(memory, machine->budget + 2ull, sizeof *machine->kept);
 	machine->fits = take(memory, protocol->node_count + 1ull, sizeof *machine->fits);
 	machine->walk = take(memory, protocol->node_count + 1ull, sizeof *machine->walk);
 	machine->area = take(memory, protocol->node_count / 32 + 1ull, sizeof *machine->area);
 	machine->candidates = take(memory, protocol->edge_count + 1ull, sizeof *machine->candidates);
-	if (!machine->transitions || !machine->list || !machine->keys || !machine->mark || !machine->opened ||
+	if (!machine->transitions || !machine->list || !machine->keys || !machine->mark || !machine->kept ||
 	    !machine->fits || !machine->area || !machine->walk || !machine->candidates || !find_writers(machine, memory) ||
-	    !late_open(machine, memory))
+	    !explore_open(machine, memory) || !late_open(machine, memory))
 		return false;
 	/* If this one fits so does everything that a reset or the lack of room falls back on. */
 	machine->current = step_forget(machine, true);
@@ -481,7 +495,8 @@ void machine_close(struct machine *machine)
 	give_back(machine->list);
 	give_back(machine->keys);
 	give_back(machine->mark);
-	give_back(machine->opened);
+	give_back(machine->kept);
+	explore_close(machine);
 	give_back(machine->fits);
 	give_back(machine->area);
 	give_back(machine->walk);

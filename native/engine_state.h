@@ -101,6 +101,41 @@ struct heads {
 	uint32_t stamp, first, count;
 };
 
+/*
+ * Why an alternative may be: the move that led to it from `parent` (among those found; NOTHING: it was there when the event came).
+ * `before` is the run that moved, as it rested; what the move reads and writes of the tracked globals; whether it opened the run.
+ */
+struct cause {
+	uint64_t reads, writes;
+	uint32_t parent, before;
+	uint8_t kind;
+	bool opens;
+};
+
+/* An alternative that may have come about silently; `after` is the run that moved; `moving`: it has not come to rest. */
+struct found {
+	struct cause cause;
+	uint32_t alternative, after;
+	bool moving, joined, several; /* joined: of several ways to the same runs; several: by moves that are too different */
+};
+
+#define MOST_FOUND 8192u
+
+/* A run in the making, with its protocol's variables. */
+struct draft {
+	struct alternative alternative;
+	struct values values;
+	struct run run;
+	struct cause cause;
+};
+
+/* An alternative taken out of the store, with all that it refers to but areas. */
+struct kept {
+	struct alternative alternative;
+	struct values values;
+	struct run runs[MOST_RUNS];
+};
+
 struct machine {
 	const struct table *table;
 	const struct table_protocol *protocol;
@@ -116,7 +151,6 @@ struct machine {
 	uint32_t *list;	 /* alternatives reached so far */
 	uint32_t listed;
 	uint32_t *mark;	 /* by alternative: stamp when listed */
-	uint32_t *opened; /* by alternative: stamp when its silent steps have been taken */
 	uint32_t *fits;	 /* by node of the protocol: stamp when the event fits it */
 	uint64_t *keys;	 /* by place in the list, when merging: one alternative is listed for each key */
 	uint32_t *area;	 /* one being made */
@@ -126,8 +160,16 @@ struct machine {
 	uint32_t *writers; /* silent edges of nodes that assign tracked globals; fixed */
 	uint32_t writer_count;
 	uint32_t stamp;
+	/* See engine_explore.c. */
+	struct found *found, *ways; /* at rest; on one move from there */
+	uint32_t *found_slots, found_count, found_base, *way_slots, way_count, way_base;
+	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
+	uint64_t signal_reads, signal_writes;
+	struct kept *kept; /* by place in the list */
+	struct { uint32_t runs, values, alternatives; } before; /* what the store held when the step began */
 	/* See engine_late.c. */
 	bool late; /* the set that this step begins from is */
+	uint64_t rising;   /* bit i: a larger value of global i allows at least what a smaller one does */
 	uint64_t shifting; /* bit i: silent steps assign global i */
 	struct values unknown_values;
 	struct walk move_walk, fate_walk, starts[SEKISHO_KINDS];
@@ -150,6 +192,8 @@ struct machine {
 	uint32_t open_runs[SEKISHO_KINDS];
 };
 
+typedef void (*visitor)(struct machine *machine, const struct found *found, const void *context);
+
 bool machine_open(struct machine *machine, const struct table *table, uint32_t number, uint64_t *memory);
 void machine_close(struct machine *machine);
 
@@ -163,11 +207,38 @@ uint32_t machine_step(struct machine *machine, const struct step *step);
 
 /* engine_step.c: the step itself, from `set`; NOTHING when the store overflowed. */
 uint32_t step_take(struct machine *machine, uint32_t set, const struct step *step);
+void step_look(struct machine *machine, visitor visit, const void *context);
 uint32_t step_begin(struct machine *machine, bool late);
 uint32_t step_forget(struct machine *machine, bool late);
 
 /* The same set, late; what has the same runs is merged where they are to be `few`. */
 uint32_t step_loosen(struct machine *machine, uint32_t set, bool few);
+
+/* engine_explore.c */
+bool explore_open(struct machine *machine, uint64_t *memory);
+void explore_close(struct machine *machine);
+void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, const void *context);
+struct cause cause_of(const struct machine *machine, const struct found *from, uint32_t run, uint32_t kind);
+struct cause cause_of_opening(const struct machine *machine, const struct found *from, uint32_t kind);
+struct cause cause_of_unknown(const struct machine *machine, const struct found *from, uint32_t kind);
+void cause_add(const struct machine *machine, struct cause *cause, const struct table_edge *edge);
+bool cause_holds(const struct machine *machine, const struct cause *cause);
+bool is_silent(const struct machine *machine, const struct table_edge *edge);
+uint32_t find_mover(const struct machine *machine, const struct alternative *alternative);
+
+/* engine_step.c: what steps are made of. */
+bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run);
+void remove_run(struct alternative *alternative, uint32_t index);
+void load_values(const struct machine *machine, uint32_t number, struct values *values);
+void load_run(const struct machine *machine, uint32_t number, struct run *run);
+void draft_run(const struct machine *machine, const struct alternative *alternative, uint32_t index, struct draft *draft);
+void draft_new(const struct machine *machine, const struct alternative *alternative, uint32_t kind, struct draft *draft);
+void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
+		   const struct table_edge *edge, struct draft *draft);
+void join_values(struct values *into, const struct values *from, uint32_t count);
+bool same_runs(const struct alternative *one, const struct alternative *other);
+bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative);
+bool in_area(const struct machine *machine, const struct run *run, uint32_t node);
 
 /* engine_late.c */
 bool late_open(struct machine *machine, uint64_t *memory);
@@ -189,6 +260,7 @@ struct nesting {
 void find_nesting(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu, struct nesting *nesting);
 bool may_move(const struct machine *machine, const struct nesting *nesting, const struct run *run, uint32_t index, uint32_t vcpu);
 bool may_enter(const struct machine *machine, const struct nesting *nesting, uint32_t kind);
+bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind);
 bool node_fits(const struct machine *machine, const struct table_node *node, const struct step *step);
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);
 
@@ -203,6 +275,7 @@ uint64_t hash_words(const uint32_t *words, size_t count);
 
 /* Interning; NOTHING when full. */
 uint32_t pool_intern(struct pool *pool, const void *record);
+void pool_truncate(struct pool *pool, uint32_t count); /* forgets the newest */
 uint32_t store_set(struct store *store, const uint32_t *sorted, uint32_t count);
 void sort_words(uint32_t *words, uint32_t count);
 

@@ -6,13 +6,6 @@
 
 #include <string.h>
 
-/* A run in the making, with its protocol's variables. */
-struct draft {
-	struct alternative alternative;
-	struct values values;
-	struct run run;
-};
-
 static void record_reason(struct machine *machine, uint32_t reason)
 {
 	/* The reasons of engine.h, from the least telling. */
@@ -72,7 +65,7 @@ bool may_move(const struct machine *machine, const struct nesting *nesting, cons
 
 /* ---- alternatives ---- */
 
-static void remove_run(struct alternative *alternative, uint32_t index)
+void remove_run(struct alternative *alternative, uint32_t index)
 {
 	alternative->count--;
 	memmove(&alternative->runs[index], &alternative->runs[index + 1],
@@ -106,7 +99,7 @@ static uint64_t place_of(const struct run *run)
  * Puts a run into its place, unless it is over; a bound one becomes the innermost of its vCPU. False when the store is
  * full.
  */
-static bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run)
+bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run)
 {
 	uint32_t number, at;
 
@@ -137,7 +130,7 @@ static bool insert_run(struct machine *machine, struct alternative *alternative,
 
 /* ---- merging, when there are more alternatives than the budget ---- */
 
-static void join_values(struct values *into, const struct values *from, uint32_t count)
+void join_values(struct values *into, const struct values *from, uint32_t count)
 {
 	into->any |= from->any;
 	for (uint32_t i = 0; i < count; i++) {
@@ -160,17 +153,17 @@ void join_run(struct run *into, const struct run *from, uint32_t count)
 	}
 }
 
-static void load_run(const struct machine *machine, uint32_t number, struct run *run)
+void load_run(const struct machine *machine, uint32_t number, struct run *run)
 {
 	memcpy(run, run_of(machine->store, number), machine->store->runs.stride);
 }
 
-static void load_values(const struct machine *machine, uint32_t number, struct values *values)
+void load_values(const struct machine *machine, uint32_t number, struct values *values)
 {
 	memcpy(values, values_of(machine->store, number), machine->store->values.stride);
 }
 
-static bool in_area(const struct machine *machine, const struct run *run, uint32_t node)
+bool in_area(const struct machine *machine, const struct run *run, uint32_t node)
 {
 	uint32_t bit = node - machine->protocol->nodes;
 
@@ -740,11 +733,14 @@ static void take_event(struct machine *machine, const struct table_edge *edge, c
 		record_reason(machine, SEKISHO_REASON_GUARD);
 		return;
 	}
+	cause_add(machine, &draft->cause, edge);
 	assign(machine, edge->sets, edge->set_count, &draft->values, run);
 	if (!rule_fits(machine, node, step, &draft->values, run)) {
 		record_reason(machine, SEKISHO_REASON_VALUE);
 		return;
 	}
+	if (!machine->late && !cause_holds(machine, &draft->cause))
+		return; /* it is among what may follow without the moves that do not matter */
 	run->node = edge->to;
 	run->area = NOTHING;
 	run->optional = 0;
@@ -753,21 +749,7 @@ static void take_event(struct machine *machine, const struct table_edge *edge, c
 	list_moved(machine, draft);
 }
 
-/* Takes an edge to a silent node or to the end, as take_event does. */
-static void take_silent(struct machine *machine, const struct table_edge *edge, struct draft *draft)
-{
-	assign(machine, edge->sets, edge->set_count, &draft->values, &draft->run);
-	if (edge->to != TABLE_END) {
-		draft->run.node = edge->to;
-		draft->run.area = NOTHING;
-		forget_dead(machine, &draft->run, machine->table->nodes[edge->to].live);
-		if (!insert_run(machine, &draft->alternative, &draft->run))
-			return;
-	}
-	list_draft(machine, draft);
-}
-
-static void draft_run(const struct machine *machine, const struct alternative *alternative, uint32_t index, struct draft *draft)
+void draft_run(const struct machine *machine, const struct alternative *alternative, uint32_t index, struct draft *draft)
 {
 	draft->alternative = *alternative;
 	load_values(machine, alternative->values, &draft->values);
@@ -775,7 +757,7 @@ static void draft_run(const struct machine *machine, const struct alternative *a
 	remove_run(&draft->alternative, index);
 }
 
-static void draft_new(const struct machine *machine, const struct alternative *alternative, uint32_t kind, struct draft *draft)
+void draft_new(const struct machine *machine, const struct alternative *alternative, uint32_t kind, struct draft *draft)
 {
 	draft->alternative = *alternative;
 	load_values(machine, alternative->values, &draft->values);
@@ -786,12 +768,14 @@ static void draft_new(const struct machine *machine, const struct alternative *a
 }
 
 /* A run that opens takes the slot of an unknown one where the kind's slots are used up. False: no slot. */
-static bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind)
+bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind)
 {
 	uint32_t slots = machine->protocol->slots[kind];
 
 	if (kind >= SEKISHO_IRQ) /* bounded on each vCPU, see may_enter */
 		return true;
+	if (kind == SEKISHO_EXIT && nesting->known[SEKISHO_TASK] > 0) /* they keep the driver in memory */
+		return false;
 	if (nesting->known[kind] >= slots)
 		return false;
 	if (alternative->unknown[kind] > slots - nesting->known[kind] - 1)
@@ -800,7 +784,7 @@ static bool take_slot(const struct machine *machine, const struct nesting *nesti
 }
 
 /* An unknown run of this kind turns out to be at an edge's source, with any locals. */
-static void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
+void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
 			  const struct table_edge *edge, struct draft *draft)
 {
 	draft_new(machine, alternative, kind, draft);
@@ -810,145 +794,11 @@ static void draft_unknown(const struct machine *machine, const struct alternativ
 		draft->alternative.unknown[kind]--;
 }
 
-/* ---- silent steps ---- */
-
-/* Whether an edge assigns a tracked global that is known: otherwise an unknown run that takes it tells nothing new. */
-static bool tells(const struct machine *machine, const struct table_edge *edge, const struct values *values)
-{
-	for (uint32_t i = edge->sets; i < edge->sets + edge->set_count; i++) {
-		uint32_t target = machine->table->sets[i].target;
-
-		if (target & TABLE_GLOBAL_FLAG && !(values->any >> (target & ~TABLE_GLOBAL_FLAG) & 1))
-			return true;
-	}
-	return false;
-}
-
-static bool is_silent(const struct machine *machine, const struct table_edge *edge)
-{
-	return edge->to == TABLE_END || machine->table->nodes[edge->to].site == TABLE_NONE;
-}
-
-static void silent_edges(struct machine *machine, const struct alternative *alternative, uint32_t index, uint32_t number)
-{
-	const struct run *run = run_of(machine->store, alternative->runs[index]);
-	const struct values *values = values_of(machine->store, alternative->values);
-	const struct table_node *node = &machine->table->nodes[number];
-	struct draft draft;
-
-	for (uint32_t i = node->edges; i < node->edges + node->edge_count; i++) {
-		const struct table_edge *edge = &machine->table->edges[i];
-
-		if (!is_silent(machine, edge))
-			continue;
-		/* A vague run may be at the edge's end already. */
-		if (edge->to != TABLE_END && in_area(machine, run, edge->to) && !tells(machine, edge, values))
-			continue;
-		draft_run(machine, alternative, index, &draft);
-		if (edge_open(machine, edge, &draft.values, &draft.run))
-			take_silent(machine, edge, &draft);
-	}
-}
-
-static void silent_moves(struct machine *machine, const struct alternative *alternative)
-{
-	for (uint32_t i = 0; i < alternative->count; i++) {
-		const struct run *run = run_of(machine->store, alternative->runs[i]);
-		struct nesting nesting;
-		uint32_t node;
-
-		if (run->pending)
-			continue;
-		if (is_bound(run)) {
-			find_nesting(machine, alternative, run->vcpu, &nesting);
-			if (!may_move(machine, &nesting, run, i, run->vcpu))
-				continue;
-		}
-		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
-		     node = next_node(machine, run, node + 1))
-			silent_edges(machine, alternative, i, node);
-	}
-}
-
-static void silent_openings(struct machine *machine, const struct alternative *alternative)
-{
-	const struct table_protocol *protocol = machine->protocol;
-	uint32_t unbound[SEKISHO_KINDS] = { 0 };
-	struct nesting nesting;
-	struct draft draft;
-
-	find_nesting(machine, alternative, SEKISHO_NO_VCPU, &nesting);
-	for (uint32_t i = 0; i < alternative->count; i++)
-		unbound[run_of(machine->store, alternative->runs[i])->kind] +=
-			!is_bound(run_of(machine->store, alternative->runs[i]));
-	for (uint32_t i = protocol->entries; i < protocol->entries + protocol->entry_count; i++) {
-		const struct table_entry *entry = &machine->table->entries[i];
-
-		if (unbound[entry->kind] >= protocol->slots[entry->kind])
-			continue;
-		for (uint32_t j = 0; j < entry->edge_count; j++) {
-			const struct table_edge *edge = &machine->table->edges[entry->edges + j];
-
-			if (!is_silent(machine, edge))
-				continue;
-			draft_new(machine, alternative, entry->kind, &draft);
-			if (take_slot(machine, &nesting, &draft.alternative, entry->kind) &&
-			    edge_open(machine, edge, &draft.values, &draft.run))
-				take_silent(machine, edge, &draft);
-		}
-	}
-}
-
-static void silent_unknown(struct machine *machine, const struct alternative *alternative)
-{
-	const struct values *values = values_of(machine->store, alternative->values);
-	struct draft draft;
-
-	for (uint32_t i = 0; i < machine->writer_count; i++) {
-		const struct table_edge *edge = &machine->table->edges[machine->writers[i]];
-		uint32_t kinds = machine->table->nodes[edge->from].kinds;
-
-		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
-			if (!(kinds >> kind & 1) || alternative->unknown[kind] == 0 || !tells(machine, edge, values))
-				continue;
-			draft_unknown(machine, alternative, kind, edge, &draft);
-			if (edge_open(machine, edge, &draft.values, &draft.run))
-				take_silent(machine, edge, &draft);
-		}
-	}
-}
-
-/* Adds everything that silent steps can reach. Each alternative is opened once, also when a merge brings it back. */
-static void close_list(struct machine *machine)
-{
-	uint32_t round = ++machine->stamp;
-	bool found = true;
-
-	for (uint32_t i = 0; i < machine->listed; i++)
-		machine->mark[machine->list[i]] = machine->stamp;
-	while (found && !machine->full && !machine->late) {
-		found = false;
-		for (uint32_t i = 0; i < machine->listed && !machine->full; i++) {
-			uint32_t number = machine->list[i];
-			const struct alternative *alternative = alternative_of(machine->store, number);
-
-			if (machine->opened[number] >= round)
-				continue;
-			machine->opened[number] = machine->stamp;
-			found = true;
-			silent_moves(machine, alternative);
-			silent_openings(machine, alternative);
-			silent_unknown(machine, alternative);
-		}
-	}
-}
-
 static void begin_list(struct machine *machine, bool late)
 {
 	/* Stamps are compared, so they must not wrap: after 4 billion steps all are forgotten once. */
 	if (machine->stamp > 0xfff00000u) {
 		memset(machine->mark, 0, machine->store->alternatives.limit * sizeof *machine->mark);
-		memset(machine->opened, 0, machine->store->alternatives.limit * sizeof *machine->opened);
 		memset(machine->fits, 0, machine->protocol->node_count * sizeof *machine->fits);
 		late_restamp(machine);
 		machine->stamp = 0;
@@ -958,15 +808,115 @@ static void begin_list(struct machine *machine, bool late)
 	machine->listed = 0;
 	machine->level = 0;
 	machine->work = machine->walk_work = machine->head_count = 0;
+	machine->found_base += machine->found_count;
+	machine->found_count = 0;
+	machine->before.runs = machine->store->runs.count;
+	machine->before.values = machine->store->values.count;
+	machine->before.alternatives = machine->store->alternatives.count;
 	machine->full = machine->tired = false;
 	machine->by_value = false;
 	machine->reason = SEKISHO_REASON_NONE;
+}
+
+static void keep(const struct machine *machine, uint32_t number, struct kept *kept)
+{
+	kept->alternative = *alternative_of(machine->store, number);
+	load_values(machine, kept->alternative.values, &kept->values);
+	for (uint32_t i = 0; i < kept->alternative.count; i++)
+		load_run(machine, kept->alternative.runs[i], &kept->runs[i]);
+}
+
+static uint32_t put_back(struct machine *machine, struct kept *kept)
+{
+	kept->alternative.values = pool_intern(&machine->store->values, &kept->values);
+	/* Runs that are not bound stand in the order of their numbers, which may be others now. */
+	for (uint32_t i = 0; i < kept->alternative.count; i++) {
+		uint32_t number = pool_intern(&machine->store->runs, &kept->runs[i]), at = i;
+		uint32_t *runs = kept->alternative.runs;
+
+		for (; at > 0 && !is_bound(&kept->runs[i]) && run_of(machine->store, runs[at - 1])->kind == kept->runs[i].kind &&
+		       runs[at - 1] > number; at--)
+			runs[at] = runs[at - 1];
+		runs[at] = number;
+	}
+	return pool_intern(&machine->store->alternatives, &kept->alternative);
+}
+
+/* Whether `wide` allows whatever `values` allows. */
+static bool dominates(const struct machine *machine, const struct values *wide, const struct values *values)
+{
+	for (uint32_t i = 0; i < machine->protocol->global_count; i++) {
+		bool rises = machine->rising >> i & 1;
+
+		if (wide->any >> i & 1)
+			continue;
+		if (values->any >> i & 1 ? !rises || wide->global[i] == 0
+					 : wide->global[i] != values->global[i] && !(rises && wide->global[i] > values->global[i]))
+			return false;
+	}
+	return true;
+}
+
+bool same_runs(const struct alternative *one, const struct alternative *other)
+{
+	return one->count == other->count && memcmp(one->unknown, other->unknown, sizeof one->unknown) == 0 &&
+	       memcmp(one->runs, other->runs, one->count * sizeof one->runs[0]) == 0;
+}
+
+/* Whether `wide` has the same runs and allows whatever `alternative` allows. */
+bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative)
+{
+	return same_runs(wide, alternative) &&
+	       dominates(machine, values_of(machine->store, wide->values), values_of(machine->store, alternative->values));
+}
+
+/* Of two alternatives with the same runs, one that allows no more than the other is dropped. */
+static void drop_dominated(struct machine *machine)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < machine->listed; i++) {
+		const struct alternative *alternative = alternative_of(machine->store, machine->list[i]);
+		bool dominated = false;
+
+		for (uint32_t j = 0; j < machine->listed && !dominated; j++) {
+			const struct alternative *other = alternative_of(machine->store, machine->list[j]);
+
+			/* Those before `kept` stay; of two that allow the same the first one does. */
+			if (j == i || (j >= kept && j < i))
+				continue;
+			dominated = covers_alternative(machine, other, alternative) &&
+				    (j < i || !covers_alternative(machine, alternative, other));
+		}
+		if (!dominated)
+			machine->list[kept++] = machine->list[i];
+	}
+	machine->listed = kept;
+}
+
+/* Forgets all that was found on the way, but for what has been listed. */
+static void tidy(struct machine *machine)
+{
+	struct store *store = machine->store;
+
+	if (machine->late || machine->found_count == 0)
+		return;
+	for (uint32_t i = 0; i < machine->listed; i++)
+		keep(machine, machine->list[i], &machine->kept[i]);
+	pool_truncate(&store->runs, machine->before.runs);
+	pool_truncate(&store->values, machine->before.values);
+	pool_truncate(&store->alternatives, machine->before.alternatives);
+	for (uint32_t i = 0; i < machine->listed; i++)
+		machine->list[i] = put_back(machine, &machine->kept[i]);
 }
 
 static uint32_t finish_list(struct machine *machine)
 {
 	if (machine->full)
 		return NOTHING;
+	if (!machine->late)
+		drop_dominated(machine);
+	tidy(machine);
 	sort_words(machine->list, machine->listed);
 	return store_set(machine->store, machine->list, machine->listed);
 }
@@ -1035,7 +985,7 @@ static void find_candidates(struct machine *machine, const struct step *step)
 }
 
 /* Takes every edge of the draft's run into a place that fits; the draft stays as it was. */
-static void take_edges(struct machine *machine, const struct draft *from, const struct step *step, uint32_t fit)
+static void take_edges(struct machine *machine, const struct draft *from, const struct step *step)
 {
 	const struct table_node *node = &machine->table->nodes[from->run.node];
 
@@ -1043,7 +993,7 @@ static void take_edges(struct machine *machine, const struct draft *from, const 
 		const struct table_edge *edge = &machine->table->edges[i];
 		struct draft draft;
 
-		if (edge->to == TABLE_END || machine->fits[edge->to - machine->protocol->nodes] != fit)
+		if (edge->to == TABLE_END || machine->fits[edge->to - machine->protocol->nodes] != machine->fit_stamp)
 			continue;
 		draft = *from;
 		take_event(machine, edge, step, &draft);
@@ -1051,8 +1001,7 @@ static void take_edges(struct machine *machine, const struct draft *from, const 
 }
 
 /* The same from all the states that a run of a late alternative may have reached silently. */
-static void late_moves(struct machine *machine, const struct alternative *alternative, uint32_t index, const struct step *step,
-		       uint32_t fit)
+static void late_moves(struct machine *machine, const struct alternative *alternative, uint32_t index, const struct step *step)
 {
 	struct heads heads = late_heads(machine, alternative->runs[index]);
 	struct draft draft;
@@ -1060,12 +1009,12 @@ static void late_moves(struct machine *machine, const struct alternative *altern
 	draft_run(machine, alternative, index, &draft);
 	for (uint32_t i = heads.first; i < heads.first + heads.count && !machine->full; i++) {
 		draft.run = machine->heads[i];
-		take_edges(machine, &draft, step, fit);
+		take_edges(machine, &draft, step);
 	}
 }
 
 static void late_openings(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
-			  const struct step *step, uint32_t fit)
+			  const struct step *step)
 {
 	for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
 		struct draft draft;
@@ -1077,45 +1026,49 @@ static void late_openings(struct machine *machine, const struct alternative *alt
 		heads = late_starts(machine, kind);
 		for (uint32_t i = heads.first; i < heads.first + heads.count && !machine->full; i++) {
 			draft.run = machine->heads[i];
-			take_edges(machine, &draft, step, fit);
+			take_edges(machine, &draft, step);
 		}
 	}
 }
 
-static void event_edges(struct machine *machine, const struct alternative *alternative, uint32_t index, uint32_t number,
-			const struct step *step, uint32_t fit)
+static void event_edges(struct machine *machine, const struct found *from, uint32_t index, uint32_t number, const struct step *step)
 {
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
 	struct draft draft;
 
 	draft_run(machine, alternative, index, &draft);
+	draft.cause = cause_of(machine, from, alternative->runs[index], draft.run.kind);
 	draft.run.node = number;
 	draft.run.area = NOTHING;
-	take_edges(machine, &draft, step, fit);
+	take_edges(machine, &draft, step);
 }
 
-static void event_moves(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
-			const struct step *step, uint32_t fit)
+static void event_moves(struct machine *machine, const struct found *from, const struct nesting *nesting, const struct step *step)
 {
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	uint32_t mover = find_mover(machine, alternative);
+
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
 		uint32_t node;
 
-		if (!may_move(machine, nesting, run, i, step->vcpu))
+		if (!may_move(machine, nesting, run, i, step->vcpu) || (mover != NOTHING && i != mover))
 			continue;
 		if (alternative->late) {
-			late_moves(machine, alternative, i, step, fit);
+			late_moves(machine, alternative, i, step);
 			continue;
 		}
 		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
 		     node = next_node(machine, run, node + 1))
-			event_edges(machine, alternative, i, node, step, fit);
+			event_edges(machine, from, i, node, step);
 	}
 }
 
 /* Runs that open with this event, and unknown runs that make themselves known by it. */
-static void event_candidates(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
+static void event_candidates(struct machine *machine, const struct found *from, const struct nesting *nesting,
 			     const struct step *step)
 {
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
 	struct draft draft;
 
 	for (uint32_t i = 0; i < machine->candidate_count; i++) {
@@ -1126,6 +1079,7 @@ static void event_candidates(struct machine *machine, const struct alternative *
 			uint32_t kind = machine->table->entries[edge->from & ~TABLE_ENTRY_FLAG].kind;
 
 			draft_new(machine, alternative, kind, &draft);
+			draft.cause = cause_of_opening(machine, from, kind);
 			if (may_enter(machine, nesting, kind) && take_slot(machine, nesting, &draft.alternative, kind))
 				take_event(machine, edge, step, &draft);
 		}
@@ -1133,20 +1087,25 @@ static void event_candidates(struct machine *machine, const struct alternative *
 			if (!(kinds >> kind & 1) || alternative->unknown[kind] == 0 || !may_enter(machine, nesting, kind))
 				continue;
 			draft_unknown(machine, alternative, kind, edge, &draft);
+			draft.cause = cause_of_unknown(machine, from, kind);
 			take_event(machine, edge, step, &draft);
 		}
 	}
 }
 
-static void take_request(struct machine *machine, const struct alternative *alternative, const struct step *step, uint32_t fit)
+static void take_request(struct machine *machine, const struct found *from, const void *context)
 {
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	const struct step *step = context;
 	struct nesting nesting;
 
 	find_nesting(machine, alternative, step->vcpu, &nesting);
-	event_moves(machine, alternative, &nesting, step, fit);
-	event_candidates(machine, alternative, &nesting, step);
+	event_moves(machine, from, &nesting, step);
+	if (from->moving)
+		return;
+	event_candidates(machine, from, &nesting, step);
 	if (alternative->late)
-		late_openings(machine, alternative, &nesting, step, fit);
+		late_openings(machine, alternative, &nesting, step);
 }
 
 /* The answer to the read that a run of this vCPU waits for; or it never came, and the local may be anything. */
@@ -1176,11 +1135,19 @@ static void take_answer(struct machine *machine, uint32_t number, const struct s
 	list_number(machine, number);
 }
 
-static void take_signal(struct machine *machine, const struct alternative *alternative, const struct step *step)
+static void take_signal(struct machine *machine, const struct found *from, const void *context)
 {
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	const struct step *step = context;
 	const struct table_protocol *protocol = machine->protocol;
 	struct run none = { .node = 0 };
 	struct draft draft;
+
+	draft.cause = cause_of(machine, from, NOTHING, 0);
+	draft.cause.reads = machine->signal_reads;
+	draft.cause.writes = machine->signal_writes;
+	if (from->moving || (!alternative->late && !cause_holds(machine, &draft.cause)))
+		return;
 
 	draft.alternative = *alternative;
 	load_values(machine, alternative->values, &draft.values);
@@ -1197,29 +1164,36 @@ uint32_t step_take(struct machine *machine, uint32_t number, const struct step *
 {
 	struct set set = machine->store->sets[number];
 	const uint32_t *members = machine->store->members + set.first;
-	uint32_t fit;
 
 	begin_list(machine, set.count > 0 && alternative_of(machine->store, members[0])->late);
-	fit = machine->fit_stamp = machine->stamp;
+	machine->fit_stamp = machine->stamp;
 	if (step->kind == STEP_REQUEST)
 		find_candidates(machine, step);
 	machine->by_value |= step->kind == STEP_SIGNAL;
-	for (uint32_t i = 0; i < set.count && !machine->full; i++) {
-		const struct alternative *alternative = alternative_of(machine->store, members[i]);
-
-		if (step->kind == STEP_REQUEST && machine->candidate_count > 0)
-			take_request(machine, alternative, step, fit);
-		else if (step->kind == STEP_SIGNAL)
-			take_signal(machine, alternative, step);
-		else if (step->kind != STEP_REQUEST)
-			take_answer(machine, members[i], step);
-	}
-	if (machine->listed == 0 && !machine->full)
+	if (step->kind == STEP_SIGNAL)
+		explore(machine, members, set.count, !machine->late, take_signal, step);
+	else if (step->kind == STEP_REQUEST && machine->candidate_count > 0)
+		explore(machine, members, set.count, !machine->late, take_request, step);
+	for (uint32_t i = 0; i < set.count && step->kind != STEP_REQUEST && step->kind != STEP_SIGNAL && !machine->full; i++)
+		take_answer(machine, members[i], step);
+	if (machine->listed == 0 && !machine->full) {
+		tidy(machine);
 		return DENIED | machine->reason;
+	}
 	for (uint32_t i = 0; step->keep && i < set.count; i++)
 		list_number(machine, members[i]);
-	close_list(machine);
 	return finish_list(machine);
+}
+
+/* Visits what the current set may have become silently, and leaves everything as it was. */
+void step_look(struct machine *machine, visitor visit, const void *context)
+{
+	struct set set = machine->store->sets[machine->current];
+	const uint32_t *members = machine->store->members + set.first;
+
+	begin_list(machine, set.count > 0 && alternative_of(machine->store, members[0])->late);
+	explore(machine, members, set.count, !machine->late, visit, context);
+	tidy(machine);
 }
 
 /* ---- beginnings ---- */
@@ -1265,7 +1239,6 @@ uint32_t step_begin(struct machine *machine, bool late)
 	draft.alternative.late = late;
 	begin_list(machine, late);
 	list_initial(machine, &draft);
-	close_list(machine);
 	return finish_list(machine);
 }
 
@@ -1283,7 +1256,6 @@ uint32_t step_forget(struct machine *machine, bool late)
 			if (machine->table->nodes[i].kinds >> kind & 1)
 				draft.alternative.unknown[kind] = (uint8_t)most_runs(machine, kind);
 	list_draft(machine, &draft);
-	close_list(machine);
 	return finish_list(machine);
 }
 

@@ -9,7 +9,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the table is used in place");
 _Static_assert(sizeof(struct table_head) == 36 + 15 * 8, "layout of sekisho.policy.table");
 _Static_assert(sizeof(struct table_range) == 40 && sizeof(struct table_site) == 48, "layout of sekisho.policy.table");
-_Static_assert(sizeof(struct table_protocol) == 56 && sizeof(struct table_node) == 64, "layout of sekisho.policy.table");
+_Static_assert(sizeof(struct table_protocol) == 56 && sizeof(struct table_node) == 68, "layout of sekisho.policy.table");
 _Static_assert(sizeof(struct table_edge) == 24, "layout of sekisho.policy.table");
 
 struct loader {
@@ -168,6 +168,7 @@ static bool check_node(const struct loader *loader, uint32_t number, const struc
 		     within(node->addresses, node->address_count, table->head->addresses.count) &&
 		     node->kinds < 1u << SEKISHO_KINDS && !(node->live & beyond) && !(node->needed & beyond) &&
 		     (node->bind == TABLE_NONE || node->bind == TABLE_WAIT || node->bind < protocol->local_count) &&
+		     node->passing <= (node->site == TABLE_NONE) &&
 		     (node->site == TABLE_NONE ||
 		      (node->site < table->head->sites.count && table->sites[node->site].protocol == number));
 
@@ -239,7 +240,7 @@ static bool check_protocol(const struct loader *loader, uint32_t number)
 	for (uint32_t i = protocol->globals; i < protocol->globals + protocol->global_count; i++) {
 		const struct table_global *global = &table->globals[i];
 
-		if (!is_string(table, global->name) || global->initial_count < 1 ||
+		if (!is_string(table, global->name) || global->initial_count < 1 || global->rising > 1 ||
 		    !within(global->initial, global->initial_count, table->head->constants.count))
 			return fault(loader, "damaged table: global %u", i);
 	}

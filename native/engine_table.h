@@ -59,7 +59,7 @@ struct table_protocol {
 	uint32_t globals, global_count, local_count, entries, entry_count, nodes, node_count, edges, edge_count;
 	uint32_t signals, signal_count;
 };
-struct table_global { uint32_t name, initial, initial_count; };
+struct table_global { uint32_t name, initial, initial_count, rising; /* more is never less: see sekisho.policy.rising */ };
 struct table_entry { uint32_t name, kind, edges, edge_count; };
 struct table_node {
 	uint32_t name, site, addresses, address_count;
@@ -69,6 +69,7 @@ struct table_node {
 	uint32_t live;	 /* locals that matter once the node has bound its datum */
 	uint32_t needed; /* locals that matter for its rule and after it, but for the one it binds */
 	uint32_t over;	 /* set by the loader: all a run can do from here is end, unnoticed */
+	uint32_t passing; /* silent; no other run moves while one is here */
 };
 struct table_address { uint64_t first, last; };
 struct table_edge { uint32_t from, to, when, sets, set_count, reserved; };
@@ -113,6 +114,8 @@ struct variables {
 
 /* Evaluates the chunk at `offset` of the table's code, which the loader has checked. */
 struct word expression_evaluate(const struct table *table, uint32_t offset, const struct variables *variables);
+
+uint64_t expression_globals(const struct table *table, uint32_t offset); /* a bit for each tracked global it looks at */
 
 /* Whether the chunk is well-formed for a protocol with so many globals and locals; `in_rule` allows value and address. */
 bool expression_check(const struct table *table, uint32_t offset, uint32_t globals, uint32_t locals, bool in_rule);

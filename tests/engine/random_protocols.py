@@ -99,9 +99,10 @@ def protocols(draw: Any, name: str = "driver") -> Protocol:
                 value=draw(value) if place else None,
                 bind=draw(st.one_of(st.none(), st.sampled_from(local))) if bindable else None,
                 edges=draw(edges(targets, names)),
+                passing=not place and draw(st.booleans()),
             )
         )
-    kinds = st.sampled_from(["task", "task", "work", "irq", "timer", "init"])
+    kinds = st.sampled_from(["task", "task", "work", "irq", "timer", "init", "exit"])
     entries = tuple(
         Entry(f"e{index}", draw(kinds), draw(edges(targets, names, 1, 2))) for index in range(draw(st.integers(1, 3)))
     )

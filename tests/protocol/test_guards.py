@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sekisho.engine import Engine
+from sekisho.errors import SekishoError
 from sekisho.flow import recover
 from sekisho.image import load
 from sekisho.policy import Device, Policy
@@ -70,14 +71,33 @@ entry: call ask; test %eax,%eax; je 1f; mov $0x11,%ebx; jmp 2f; 1: mov $0x22,%eb
 2: test %eax,%eax; mov %ebx,%eax; je 3f; out %al,$1; ret; 3: out %al,$2; ret
 """
 
+RECURSION = """
+entry: mov $2,%edi; call down; xor %eax,%eax; out %al,$2; ret
+.type down,@function
+down: test %edi,%edi; je 1f; push %rbx; mov %edi,%ebx; mov %edi,%eax; out %al,$1; lea -1(%rbx),%edi; call down
+pop %rbx; 1: ret
+"""
+CLEARED = """
+entry: out %al,$1; lea state(%rip),%rdi; xor %eax,%eax; mov $4,%ecx; rep stosl; movb $1,state+8(%rip); ret
+.globl second; .type second,@function
+second: cmpb $1,state+8(%rip); jne 1f; cmpb $0,state(%rip); jne 2f; movb $0,state+8(%rip); out %al,$2
+1: ret; 2: out %al,$3; ret
+.local state; .comm state,16,8
+"""
+PATIENT = """
+entry: mov $1000,%ecx; 1: in $1,%al; test %al,%al; js 2f; dec %ecx; jne 1b; out %al,$3; ret
+2: xor %eax,%eax; out %al,$2; ret
+"""
+
 CASES = [
     (POLL, "in 1 0x80; out 2 0x80", "in 1 0; in 1 0x91; out 2 0x91"),
     (ARGUMENT, "out 1 5; out 1 6", "out 1 5; out 1 6; out 1 5; out 1 6"),
     (RESULT, "in 1 3; out 2 1; out 3 1", "in 1 2; out 3 0"),
     (FLAG, "out 1 0; out 2 0", "out 1 0; out 2 0; out 1 0; out 2 0"),
     (POINTER, "out 1 0; out 2 0", "out 1 0; out 2 0; out 1 0; out 2 0"),
-    # Two tasks may both have seen the flag before one of them clears it.
-    (FLAG, "out 1 0; out 2 0; out 2 0", "out 1 0; out 1 0; out 2 0"),
+    (RECURSION, "out 1 2; out 1 1; out 2 0", "out 1 2; out 1 1; out 2 0"),
+    (CLEARED, "out 1 0; out 2 0", "out 1 0; out 2 0; out 1 0; out 2 0"),
+    (PATIENT, "in 1 0; in 1 0; in 1 0x80; out 2 0", "in 1 0x80; out 2 0"),
     (LOCKED, "out 1 0; out 2 1", "out 1 0; out 2 1; out 1 0; out 2 1"),
     (LOOP, "out 1 0; out 1 1; out 1 2; out 2 2", "out 1 0; out 1 1; out 1 2; out 2 2; out 1 0"),
     (TABLE, "out 1 0; out 1 0", "out 1 0; out 3 0; out 2 0; out 2 0"),
@@ -102,17 +122,32 @@ DENIED = [
     (PARTS, "out 3 0"),
     (PARTS, "out 1 3; out 3 0"),
     (OUTCOME, "out 1 0x22"),
+    (RECURSION, "out 2 0"),
+    (RECURSION, "out 1 2; out 2 0"),
+    (CLEARED, "out 1 0; out 3 0"),
+    (PATIENT, "in 1 0; out 3 0"),
+    # Both would have to see the flag before one of them clears it.
+    (FLAG, "out 1 0; out 2 0; out 2 0"),
 ]
 
 
-def protocol(folder: Path, code: str, lines: Sequence[int] = ()) -> Protocol:
+def protocol(
+    folder: Path, code: str, lines: Sequence[int] = (), without: Sequence[str] = (), unused: Sequence[str] = ()
+) -> Protocol:
     observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), kind=Observer)
     assert isinstance(observer, Observer)
-    return build_guarded(observer.module, full.report(observer), observer.facts(), [(1, 15)], lines, name="driver")
+    return build_guarded(
+        *(observer.module, full.report(observer), observer.facts(), [(1, 15)], lines),
+        name="driver",
+        without=without,
+        unused=unused,
+    )
 
 
-def engine(folder: Path, code: str, lines: Sequence[int] = ()) -> Engine:
-    found = protocol(folder, code, lines)
+def engine(
+    folder: Path, code: str, lines: Sequence[int] = (), without: Sequence[str] = (), unused: Sequence[str] = ()
+) -> Engine:
+    found = protocol(folder, code, lines, without, unused)
     device = Device("ports", ("0x1-0xf",))
     return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(found,)))
 
@@ -140,7 +175,10 @@ def events(text: str) -> list[Event]:
 @pytest.mark.parametrize(
     ("code", "first", "second"),
     CASES,
-    ids=["poll", "argument", "result", "flag", "pointer", "race", "locked", "loop", "table", "parts", "outcome"],
+    ids=[
+        *("poll", "argument", "result", "flag", "pointer", "recursion", "cleared", "patient"),
+        *("locked", "loop", "table", "parts", "outcome"),
+    ],
 )
 def test_what_the_driver_does_is_allowed(code: str, first: str, second: str, tmp_path: Path) -> None:
     for sequence in (first, second):
@@ -185,3 +223,30 @@ def test_a_policy_is_the_same_whatever_the_hash_seed(tmp_path: Path) -> None:
         )
         found.add(output.read_bytes())
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "sequence", "assumption"),
+    [
+        # Two tasks may both have seen the flag before one of them clears it.
+        (FLAG, "out 1 0; out 2 0; out 2 0", "whole-segments"),
+        (PATIENT, "in 1 0; out 3 0", "ready-in-time"),
+    ],
+)
+def test_without_an_assumption_what_it_excludes_is_allowed(
+    code: str, sequence: str, assumption: str, tmp_path: Path
+) -> None:
+    assert assumption in {note.name for note in protocol(tmp_path, code).assumptions}
+    with engine(tmp_path, code, without=[assumption]) as judge:
+        assert [judge.judge(event) for event in events(sequence)] == [None] * len(events(sequence))
+    with engine(tmp_path, code) as judge:
+        assert [judge.judge(event) for event in events(sequence)] != [None] * len(events(sequence))
+
+
+def test_a_function_that_nobody_calls_makes_no_request(tmp_path: Path) -> None:
+    with engine(tmp_path, FLAG) as judge:
+        assert [judge.judge(event) for event in events("out 1 0; out 2 0")] == [None, None]
+    with engine(tmp_path, FLAG, unused=["second"]) as judge:
+        assert [judge.judge(event) is None for event in events("out 1 0; out 2 0")] == [True, False]
+    with pytest.raises(SekishoError, match="'third'"):
+        protocol(tmp_path, FLAG, unused=["third"])

@@ -40,6 +40,10 @@ def build(
         bool,
         typer.Option(help="Also follow conditions and variables of the driver (slow; exact on small drivers)."),
     ] = False,
+    unused: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FUNCTION", help="With --guards: nobody calls this entry of the driver. May be repeated."),
+    ] = None,
 ) -> None:
     """Derive a policy from the binaries of a virtual machine's drivers.
 
@@ -59,12 +63,16 @@ def build(
     gc.disable()
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
+    if unused and not guards:
+        raise SekishoError("--unused needs --guards")
     dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
     kept = [name for name in without_assumption or () if name not in ASSUMPTIONS]
     options = analysis_options(files, param, kept, method)
     owned = tuple(map(known, device or ()))
     protocols = [
-        _protocol(recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards)
+        _protocol(
+            recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards, unused or ()
+        )
         for file in files
     ]
     devices = owned or devices_of(protocols)
@@ -93,6 +101,7 @@ def _protocol(
     devices: "Sequence[Device]",
     name: str,
     guards: bool,
+    unused: "Sequence[str]",
 ) -> "Protocol":
     from sekisho.protocol.build import build, build_guarded
 
@@ -111,4 +120,6 @@ def _protocol(
     observer = full.interpret(module, options, kind=Observer)
     assert isinstance(observer, Observer)
     lines = sorted({line for device in devices for line in device.lines})
-    return build_guarded(module, full.report(observer), observer.facts(), owned, lines, name=name, without=without)
+    return build_guarded(
+        module, full.report(observer), observer.facts(), owned, lines, name=name, without=without, unused=unused
+    )

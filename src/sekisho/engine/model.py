@@ -204,7 +204,7 @@ class _Machine:
     def _bind_answer(self, vcpu: int, value: int | None) -> None:
         after: set[Alternative] = set()
         changed = False
-        for alternative in self.now:
+        for alternative in self._resting():
             waiting = [run for run in alternative.runs if run.waits == vcpu]
             if not waiting:
                 after.add(alternative)
@@ -222,13 +222,21 @@ class _Machine:
         if not self.protocol.signals:
             return
         after = set()
-        for alternative in self.now:
+        for alternative in self._resting():
             for signal in self.protocol.signals:
                 if (signal.line, signal.level) == (line, level):
                     variables = self._assign(alternative.variables, (), signal.set)[0]
                     alternative = replace(alternative, variables=variables)
             after.add(alternative)
         self.now = self.close(after)
+
+    def _resting(self) -> Iterator[Alternative]:
+        """Those with no run on its way: the others follow from them."""
+        return (alternative for alternative in self.now if self._moving(alternative) is None)
+
+    def _moving(self, alternative: Alternative) -> Run | None:
+        """The run at a passing node: no other may move."""
+        return next((run for run in alternative.runs if run.waits < 0 and self.nodes[run.node].passing), None)
 
     def explain(self, event: Event, site: int | None) -> set[Alternative]:
         """Every alternative in which some run makes the event, before silent steps; empty when none can."""
@@ -244,9 +252,12 @@ class _Machine:
 
     def _movers(self, alternative: Alternative, vcpu: int) -> Iterator[tuple[Alternative, Run, Iterable[Edge]]]:
         """Runs that may make a request on `vcpu`: (the alternative without it, the run, its edges)."""
-        for run in alternative.runs:
+        moving = self._moving(alternative)
+        for run in alternative.runs if moving is None else (moving,):
             if self._may_move(alternative, run, vcpu):
                 yield replace(alternative, runs=self._without(alternative, run)), run, self.nodes[run.node].edges
+        if moving is not None:
+            return
         for entry in self.protocol.entries:
             opened = self._open(alternative, entry.kind)
             if opened is not None and self._may_enter(alternative, entry.kind, vcpu):
@@ -290,10 +301,13 @@ class _Machine:
         return closed
 
     def _silent(self, alternative: Alternative) -> Iterator[Alternative]:
-        for run in alternative.runs:
+        moving = self._moving(alternative)
+        for run in alternative.runs if moving is None else (moving,):
             if run.waits < 0 and (not _bound(run) or self._may_move(alternative, run, run.vcpu)):
                 rest = replace(alternative, runs=self._without(alternative, run))
                 yield from self._silent_edges(rest, run, self.nodes[run.node].edges)
+        if moving is not None:
+            return
         for entry in self.protocol.entries:
             unbound = sum(run.kind == entry.kind and not _bound(run) for run in alternative.runs)
             opened = self._open(alternative, entry.kind)
@@ -325,7 +339,7 @@ class _Machine:
         if kind in ("irq", "timer"):
             return alternative
         known = sum(run.kind == kind for run in alternative.runs)
-        if known >= self.slots[kind]:
+        if known >= self.slots[kind] or (kind == "exit" and any(run.kind == "task" for run in alternative.runs)):
             return None
         left = self.slots[kind] - known - 1
         unknown = list(alternative.unknown)

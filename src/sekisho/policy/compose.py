@@ -43,7 +43,7 @@ def pass_unseen(protocol: Protocol, devices: Iterable[Device]) -> Protocol:
         if not unseen:
             continue
         inside = subtract(wanted, unseen)
-        silent = replace(node, site=None, addresses=(), value=None, bind=None)
+        silent = replace(node, site=None, addresses=(), value=None, bind=None)  # it still rests here
         if inside:
             changed[node.id] = replace(node, addresses=tuple(map(write_range, inside)))
             twins[node.id] = replace(silent, id=f"{node.id}~unseen")
@@ -92,7 +92,8 @@ def compose(protocol: Protocol) -> Protocol:
     edges = {f"entry {entry.name}": entry.edges for entry in protocol.entries}
     edges |= {node.id: node.edges for node in protocol.nodes}
     silent = {node.id for node in protocol.nodes if node.site is None}
-    cut_passages(edges, silent, [variable.name for variable in protocol.globals])
+    passing = {node.id for node in protocol.nodes if node.passing}
+    cut_passages(edges, silent, [variable.name for variable in protocol.globals], passing)
     places = [node.id for node in protocol.nodes if node.site is not None]
     kept = reachable(edges, [f"entry {entry.name}" for entry in protocol.entries] + places)
     return replace(

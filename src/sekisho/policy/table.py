@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from sekisho.policy.address import Range, parse_ranges
 from sekisho.policy.compose import prepare
 from sekisho.policy.model import Policy, PolicyError
+from sekisho.policy.rising import rising
 from sekisho.policy.validation import BAR, validate
 from sekisho.protocol.expression import Tree, compile_expression, names, parse
 from sekisho.protocol.model import END, Bits, Constants, Edge, Expression, Kind, Node, Protocol
 
 MAGIC = b"SEKISHO\0"
-VERSION = 2
+VERSION = 3
 KINDS: tuple[Kind, ...] = ("init", "exit", "task", "work", "irq", "timer")
 MOST_LOCALS = 32
 """Locals of one run that are needed at the same time."""
@@ -178,8 +179,10 @@ class _ProtocolTable:
     def _write(self) -> None:
         table, protocol = self.table, self.protocol
         first_global = table.counts["globals"]
+        more = rising(protocol)
         for variable in protocol.globals:
-            table.add("globals", "3I", table.string(variable.name), *table.constants(sorted(set(variable.initial))))
+            initial = table.constants(sorted(set(variable.initial)))
+            table.add("globals", "4I", table.string(variable.name), *initial, variable.name in more)
         first_signal = table.counts["signals"]
         for signal in protocol.signals:
             table.add("signals", "4I", signal.line, signal.level, *self._sets(signal.set, frozenset()))
@@ -229,7 +232,7 @@ class _ProtocolTable:
         before = sum(1 << slot for slot in {self.slots[name] for name in _needed_at(node, self.live)})
         edges = self._edges(node.edges, self.numbers[node.id])
         name = table.string(node.id)
-        table.add("nodes", "16I", name, site, *addresses, *value, bind, *edges, kinds, live, before, 0)
+        table.add("nodes", "17I", name, site, *addresses, *value, bind, *edges, kinds, live, before, 0, node.passing)
 
     def _value(self, node: Node) -> tuple[int, int, int, int, int]:
         match node.value:

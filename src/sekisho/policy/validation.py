@@ -123,6 +123,8 @@ class _Checker:
             if node.addresses or node.value is not None or node.bind is not None:
                 raise PolicyError(f"{where}: a silent node has no addresses, value or bind")
             return
+        if node.passing:
+            raise PolicyError(f"{where}: only a silent node can be passing")
         if not 0 <= node.site < len(self.protocol.sites):
             raise PolicyError(f"{where}: there is no site {node.site}")
         site = self.protocol.sites[node.site]

@@ -1,15 +1,44 @@
 """What a protocol takes for granted beyond the analysis: named, shown in the policy, and each can be left out."""
 
+from sekisho.protocol.draft import FARTHEST
 from sekisho.protocol.model import Note
 
 BASE_AT_RANGE = Note("base-at-range", "a base of ports that is not known is where one of the device's ranges begins")
 INTERRUPT_LINE = Note("interrupt-line", "all edges of the device's line are seen, and a handler runs after one of them")
+NO_SIGNALS = Note("no-signals", "no signal breaks off a program's waiting in the driver")
+NO_WARNINGS = Note("no-warnings", "what the driver itself checks with WARN() is never so")
 ONE_INSTANCE = Note("one-instance", "of an array of devices one element is in use")
+READY_IN_TIME = Note(
+    "ready-in-time",
+    f"a loop that waits for the device does not give up, if it is meant to after more than {FARTHEST} rounds",
+)
+RESOURCES_GRANTED = Note("resources-granted", "the driver gets the interrupt and DMA channel that it asks for")
 SMALL_RESULTS = Note(
     "small-results", "a result of the kernel is a number, an error or an address: its lower half tells the upper"
+)
+TASKS_REGISTERED = Note(
+    "tasks-registered", "the driver's operations are called only after init has registered a device or the driver"
+)
+WHOLE_SEGMENTS = Note(
+    "whole-segments", "what a run does to variables between two requests, or places where it may wait, it does at once"
 )
 WHOLE_UPDATES = Note(
     "whole-updates", "a variable that is read, changed and written back is not changed by another run in between"
 )
 
-ASSUMPTIONS = {note.name: note for note in (BASE_AT_RANGE, INTERRUPT_LINE, ONE_INSTANCE, SMALL_RESULTS, WHOLE_UPDATES)}
+ASSUMPTIONS = {
+    note.name: note
+    for note in (
+        BASE_AT_RANGE,
+        INTERRUPT_LINE,
+        NO_SIGNALS,
+        NO_WARNINGS,
+        ONE_INSTANCE,
+        READY_IN_TIME,
+        RESOURCES_GRANTED,
+        SMALL_RESULTS,
+        TASKS_REGISTERED,
+        WHOLE_SEGMENTS,
+        WHOLE_UPDATES,
+    )
+}

@@ -4,8 +4,21 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from sekisho.errors import SekishoError
 from sekisho.flow import Module
-from sekisho.protocol.assumption import BASE_AT_RANGE, INTERRUPT_LINE, ONE_INSTANCE, SMALL_RESULTS, WHOLE_UPDATES
+from sekisho.protocol.assumption import (
+    BASE_AT_RANGE,
+    INTERRUPT_LINE,
+    NO_SIGNALS,
+    NO_WARNINGS,
+    ONE_INSTANCE,
+    READY_IN_TIME,
+    RESOURCES_GRANTED,
+    SMALL_RESULTS,
+    TASKS_REGISTERED,
+    WHOLE_SEGMENTS,
+    WHOLE_UPDATES,
+)
 from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
 from sekisho.protocol.facts import Facts
@@ -17,6 +30,9 @@ from sekisho.protocol.rules import Rule, rules
 from sekisho.protocol.sites import sites
 from sekisho.protocol.sliced import Sliced, sliced
 from sekisho.values.model import Analysis
+
+_ALWAYS = (WHOLE_SEGMENTS, WHOLE_UPDATES, SMALL_RESULTS, NO_SIGNALS, READY_IN_TIME, RESOURCES_GRANTED)
+"""Assumptions that every guarded protocol rests on."""
 
 SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 2, "timer": 2}
 """Runs open at once. Entries of unknown kind count as tasks; a callback called inside a run takes a slot too."""
@@ -51,25 +67,44 @@ def build_guarded(
     *,
     name: str,
     without: Collection[str] = (),
+    unused: Collection[str] = (),
 ) -> Protocol:
     """Return the protocol with guards and tracked globals as well.
 
     `owned` are the device's addresses (inclusive), `lines` its interrupt lines as far as they can be seen; `without` as
-    for `build`.
+    for `build`. `unused` names functions that nobody calls, to be left out. Raises `SekishoError` for one that is none
+    that the kernel could call.
     """
     left = frozenset(without)
+    unused_note = _leave_out(facts, unused)
     excluded, assumed = ([], ()) if ONE_INSTANCE.name in left else one_instance(facts, owned)
     facts.exclude(excluded)
+    if NO_WARNINGS.name not in left and (warned := facts.warned()):
+        facts.reached -= warned
+        assumed += (NO_WARNINGS,)
     if INTERRUPT_LINE.name in left or not any(kind == "irq" for _, kind in facts.entries):
         lines = ()
-    assumed += tuple(note for note in (WHOLE_UPDATES, SMALL_RESULTS) if note.name not in left)
+    assumed += tuple(note for note in _ALWAYS if note.name not in left)
     assumed += (INTERRUPT_LINE,) if lines else ()
     based = () if BASE_AT_RANGE.name in left else owned
     addresses, _ = sites(module)
     found = {site: _narrowed(rule, ports(facts, site, excluded)) for site, rule in rules(analysis, based).items()}
     names = {address: function.name for address, function in module.functions.items()}
     program = sliced(facts, _numbers(addresses), found, names, lines, left)
+    assumed += (TASKS_REGISTERED,) if program.registered else ()
+    assumed += unused_note
     return _protocol(module, analysis, name, found, program, (), assumed)
+
+
+def _leave_out(facts: Facts, unused: Collection[str]) -> tuple[Note, ...]:
+    names = {facts.module.functions[address].name for address, _ in facts.entries}
+    if strangers := sorted(set(unused) - names):
+        raise SekishoError(
+            f"the kernel does not call {strangers[0]!r}; of this driver it calls {', '.join(sorted(names))}",
+            source=facts.module.image.path,
+        )
+    facts.entries = tuple(each for each in facts.entries if facts.module.functions[each[0]].name not in unused)
+    return (Note("unused-entries", f"nobody calls {', '.join(sorted(unused))}"),) if unused else ()
 
 
 def _narrowed(rule: Rule, numbers: tuple[int, ...] | None) -> Rule:
@@ -122,7 +157,8 @@ def _protocol(
             ),
             widened=(*widened, *cut, *notes, *lost),
             method=analysis.method,
-        )
+        ),
+        late_openings=bool(program.globals),
     )
 
 

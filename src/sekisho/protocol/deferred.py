@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.kernel import ARMING, DISARMING, FUNCTION_WORD, LOCKING, ORDERED, OTHER_LOCKING, UNLOCKING
-from sekisho.protocol.model import ARMED, HELD, Kind
+from sekisho.protocol.model import ARMED, HELD, REGISTERED, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,13 @@ class Deferred:
     taken: Mapping[int, str]
     """The lock that a call takes, or (`given`) gives back, by the call's stretch."""
     given: Mapping[int, str]
+    registers: frozenset[int] = frozenset()
+    """The calls, by their stretch, with which init shows the driver to its users; empty if there is none."""
 
     def globals(self) -> frozenset[str]:
         """Return all flags and locks."""
-        return frozenset({*self.flags.values(), *self.taken.values(), *self.given.values()})
+        shown = {REGISTERED} if self.registers else set()
+        return frozenset({*self.flags.values(), *self.taken.values(), *self.given.values(), *shown})
 
     @classmethod
     def none(cls) -> "Deferred":
@@ -39,8 +42,11 @@ class Deferred:
         return cls({}, frozenset(), {}, {}, False, {}, {})
 
 
-def deferred(facts: Facts, names: Mapping[int, str]) -> Deferred:
-    """Return the flags of a driver's work and timer functions; `names` are those of its functions."""
+def deferred(facts: Facts, names: Mapping[int, str], registers: frozenset[int] = frozenset()) -> Deferred:
+    """Return the flags of a driver's work and timer functions; `names` are those of its functions.
+
+    `registers` are the calls with which init registers the driver.
+    """
     handlers: dict[int, set[int]] = {}
     for place, functions in facts.initialised.items():
         handlers.setdefault(place, set()).update(functions)
@@ -81,7 +87,7 @@ def deferred(facts: Facts, names: Mapping[int, str]) -> Deferred:
             arms[at] = dict.fromkeys(sorted(armed), certain)
         elif call.name in DISARMING and call.objects is not None and len(call.objects) == 1:
             disarms[at] = tuple(sorted(touched(call.objects) & single))
-    return Deferred(flags, frozenset(single), arms, disarms, _ordered(facts), *_locks(facts))
+    return Deferred(flags, frozenset(single), arms, disarms, _ordered(facts), *_locks(facts), registers)
 
 
 def _locks(facts: Facts) -> tuple[dict[int, str], dict[int, str]]:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from sekisho.protocol.components import components
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold, names
 from sekisho.protocol.model import Value
 
@@ -30,7 +31,7 @@ class DraftStep:
 
 @dataclass(slots=True)
 class DraftPoint:
-    """As `residual.Point`; `datum` is what a site writes, where that can be said."""
+    """As `residual.Point`; `datum` is what a site writes, where that can be said. `rests` is for silent points."""
 
     at: int
     steps: list[DraftStep] = field(default_factory=list)
@@ -41,19 +42,21 @@ class DraftPoint:
     value: Value | None = None
     datum: Tree = ANY
     bind: str | None = None
+    rests: bool = False
 
 
 Draft = dict[str, list[DraftPoint]]
 """Points by routine."""
 
 
-def settle(draft: Draft, known: Iterable[str], used: Iterable[str] = ()) -> None:
+def settle(draft: Draft, known: Iterable[str], used: Iterable[str] = (), *, patient: bool = False) -> None:
     """Replace what nothing is known of by ANY, and drop assignments to variables that decide nothing.
 
-    `known` are variables with a known value before any assignment; `used` some that matter for other reasons.
+    `known` are variables with a known value before any assignment; `used` some that matter for other reasons. `patient`
+    loops do not come to the end of a count that is not followed.
     """
     _make_unknown(draft, set(known))
-    _forget_counters(draft)
+    _forget_counters(draft, patient=patient)
     _make_unknown(draft, set(known))
     _drop_unused(draft, set(used))
 
@@ -91,7 +94,7 @@ def _make_unknown(draft: Draft, informed: set[str]) -> None:
         step.sets = {name: without(tree, informed) for name, tree in step.sets.items() if name in informed}
 
 
-def _forget_counters(draft: Draft) -> None:
+def _forget_counters(draft: Draft, *, patient: bool) -> None:
     """Take variables as unknown that count far, or where nothing is requested: such rounds are not told apart."""
     counters: set[str] = set()
     numbers: dict[str, set[int]] = defaultdict(set)
@@ -99,16 +102,57 @@ def _forget_counters(draft: Draft) -> None:
         for name, tree in step.sets.items():
             if isinstance(tree, Constant) and tree.value is not None:
                 numbers[name].add(min(tree.value, (-tree.value) & 0xFFFFFFFF))
-            elif isinstance(tree, Binary) and tree.operator in "+-" and name in names(tree):
+            elif _counts(name, tree):
                 counters.add(name)
         for name, number in _compared(step.when):
             numbers[name].add(number)
     far = {name for name in counters if max(numbers[name], default=0) > FARTHEST}
+    for points in draft.values() if patient else ():
+        _wait_on(points, far)
     for points in draft.values():
         idle, busy = _counting(points)
         far |= (idle - busy) & counters
     for step in _steps(draft):
         step.sets = {name: ANY if name in far else tree for name, tree in step.sets.items()}
+
+
+def _wait_on(points: list[DraftPoint], counters: set[str]) -> None:
+    """Let loops go on that ask the device for something, and give up when they have counted long enough."""
+    ahead = [[step.to for step in point.steps if step.to is not None] for point in points]
+    for component in components(range(len(points)), lambda index: ahead[index]):
+        inside = set(component)
+        if not any(points[index].bind is not None for index in inside):
+            continue
+        steps = [step for index in component for step in points[index].steps]
+        ways_out = [step.when for step in steps if step.to not in inside]
+        if any(names(when) and names(when).isdisjoint(counters) for when in ways_out):
+            for step in steps:
+                step.when = _not_reached(step.when, counters)
+
+
+def _not_reached(tree: Tree, counters: set[str]) -> Tree:
+    """Return a condition in which none of these counters is what it is compared with."""
+    match tree:
+        case Unary("not", operand):
+            return fold(Unary("not", _not_reached(operand, counters)))
+        case Binary("==" | "!=" as operator, left, right) if (left.names | right.names) & counters:
+            return Constant(int(operator == "!="))
+        case Binary("and" | "or" as operator, left, right):
+            return fold(Binary(operator, _not_reached(left, counters), _not_reached(right, counters)))
+    return tree
+
+
+def _counts(name: str, tree: Tree) -> bool:
+    """Whether a number is added to `name`, or taken from it, and perhaps cut to some bits."""
+    if isinstance(tree, Binary) and tree.operator == "&" and isinstance(tree.right, Constant):
+        return _counts(name, tree.left)
+    # A sum of products is a choice between values: see `slice`.
+    return (
+        isinstance(tree, Binary)
+        and tree.operator in "+-"
+        and name in names(tree)
+        and not any(isinstance(each, Binary) and each.operator == "*" for each in (tree.left, tree.right))
+    )
 
 
 def _counting(points: list[DraftPoint]) -> tuple[set[str], set[str]]:

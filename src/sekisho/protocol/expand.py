@@ -128,7 +128,7 @@ class _Expansion:
         functions = (*(routine for routine, _ in where.context), where.routine)
         self.nodes[name] = Node(
             name, site=point.site, context=functions, addresses=addresses, value=value, bind=point.bind,
-            edges=tuple(edges),
+            edges=tuple(edges), passing=point.site is None and not point.rests,
         )  # fmt: skip
 
     def _edge(self, where: _Where, step: Step) -> Edge:
@@ -147,7 +147,9 @@ class _Expansion:
                 point = self.residual.routines[caller.routine].points[index]
                 edges += [self._edge(caller, step) for step in point.steps]
         name = self._return_name(where)
-        self.nodes[name] = Node(name, edges=tuple(edges))
+        # It is part of what the callee ends with, and its callers go on with.
+        passes = any(not point.rests for point in self.residual.routines[where.routine].points)
+        self.nodes[name] = Node(name, edges=tuple(edges), passing=passes)
 
     def _widenings(self) -> tuple[Note, ...]:
         return tuple(

@@ -4,22 +4,30 @@ reaches, which code is reached at all, and what each variable of the driver can 
 Facts are joined over all contexts: the protocol has call strings of its own, and passes arguments as locals.
 """
 
+import functools
+import math
+import operator
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sekisho.flow import Module
 from sekisho.flow.model import Call
+from sekisho.flow.tables import warnings
 from sekisho.protocol.kernel import ALLOCATING_QUEUE, ARMING, INITIALISING, OBJECTS, QUEUE
+from sekisho.protocol.lower import sign_extended
 from sekisho.protocol.model import Kind
-from sekisho.values.abstract import Abstract
+from sekisho.values.abstract import Abstract, constant
 from sekisho.values.convention import Convention
 from sekisho.values.expression import Expression, Value
 from sekisho.values.interpreter import Interpreter, Node
 from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Memory
+from sekisho.values.operation import mask
 from sekisho.values.routine import Routine
 from sekisho.values.segment import Step
 from sekisho.values.state import State
+
+_WORD = 0xFFFFFFFF
 
 LISTED = 64
 """An access to more places than this is one to an unknown place."""
@@ -63,7 +71,7 @@ class Facts:
     accesses: dict[Spot, frozenset[int] | None] = field(default_factory=dict)
     callees: dict[int, frozenset[int] | None] = field(default_factory=dict)
     bulk: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
-    """Places (address, size) that a stretch fills or copies to, other than by its stores."""
+    """Places (address, size) that a stretch fills or copies to, other than by its stores and `fills`."""
     reached: frozenset[int] = frozenset()
     ports: tuple[Port, ...] = ()
     deferrals: dict[int, Deferral] = field(default_factory=dict)
@@ -74,6 +82,16 @@ class Facts:
     """The flags of each work queue, by the call that allocates it."""
     unbound: frozenset[int] = frozenset()
     """Entries that the kernel may call for other reasons than that their object was armed."""
+    fills: dict[tuple[int, int], dict[int, bytes]] = field(default_factory=dict)
+    """What a stretch fills with known bytes, place by place; by the stretch and the instruction in it."""
+    bases: dict[int, int] = field(default_factory=dict)
+    """Variables that are taken to hold one value whenever they are used, by their address."""
+    narrowed: set[Spot] = field(default_factory=set)
+    """Accesses that may also go to places which are taken not to be in use: what they find there is not known."""
+    zeros: dict[int, dict[int, int]] = field(default_factory=dict)
+    """Bits of registers, by place, that are 0 in every context where a stretch begins."""
+    narrow: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Registers, by place, that there are the sign extension of their lower 32 bits."""
 
     def exclude(self, ranges: Collection[tuple[int, int]]) -> None:
         """Take it that no access goes to these places (first, end) if it can go elsewhere: they are not in use."""
@@ -81,9 +99,23 @@ class Facts:
             if places:
                 used = frozenset(p for p in places if not any(first <= p < end for first, end in ranges))
                 self.accesses[spot] = used or places
+                if used and used != places:
+                    self.narrowed.add(spot)
+
+    def warned(self) -> frozenset[int]:
+        """Return the stretches that lead to the ud2 of a WARN()."""
+        places = warnings(self.module.image)
+        return frozenset(
+            stretch.address
+            for routine in self.routines.values()
+            for stretch in routine.stretches.values()
+            if any(each.address in places and each.address >= stretch.address for each in stretch.block.instructions)
+        )
 
     def contents(self, address: int, size: int) -> Abstract:
         """Return what `size` bytes at `address` can hold at any time."""
+        if address in self.bases:
+            return constant(self.bases[address] & mask(size))
         return self.memory.load(address, size, None)
 
     def private(self, address: int, size: int) -> bool:
@@ -94,6 +126,19 @@ class Facts:
         return not any(first < address + size and address < end for first, end, _ in region.smears)
 
 
+def _possible_bits(found: Abstract) -> int:
+    if found.values is not None:
+        return functools.reduce(operator.or_, found.values)
+    common = math.gcd(found.lo, found.step)
+    return ((1 << found.hi.bit_length()) - 1) & ~found.zeros & ~((common & -common) - 1)
+
+
+def _is_narrow(found: Abstract) -> bool:
+    if found.values is not None:
+        return all(sign_extended(value, ()) for value in found.values)
+    return found.hi <= _WORD >> 1
+
+
 class Observer(Interpreter):
     """The interpreter, noting where it sees accesses and calls go."""
 
@@ -102,6 +147,8 @@ class Observer(Interpreter):
         self.accesses: dict[Spot, frozenset[int] | None] = {}
         self.callees: dict[int, frozenset[int] | None] = {}
         self.bulk: dict[int, set[tuple[int, int]]] = {}
+        self.fills: dict[tuple[int, int], dict[int, bytes]] = {}
+        self._filling: int | None = None
         self.deferrals: dict[int, Deferral] = {}
         self.initialised: dict[int, frozenset[int]] = {}
         self.queues: dict[int, int | None] = {}
@@ -186,8 +233,19 @@ class Observer(Interpreter):
             self.callees[here] = None if found is None or before is None else before | frozenset(found)
         super()._call(node, state, call, target)  # type: ignore[arg-type]
 
+    def fill(self, node: Node, state: State, address: int, to: Value, length: Value, value: Value, width: int) -> None:
+        """Fill memory, noting by which instruction."""
+        self._filling = address
+        super().fill(node, state, address, to, length, value, width)
+        self._filling = None
+
     def _write_bytes(self, node: Node, state: State, place: int, data: bytes, strong: bool) -> None:
-        self.bulk.setdefault(node.stretch.address, set()).add((place, len(data)))
+        here = node.stretch.address
+        known = None if self._filling is None else self.fills.setdefault((here, self._filling), {})
+        if known is not None and strong and known.get(place, data) == data:
+            known[place] = data
+        else:
+            self.bulk.setdefault(here, set()).add((place, len(data)))
         super()._write_bytes(node, state, place, data, strong)
 
     def _assign(self, node: Node, state: State, address: int, size: int, found: Abstract, strong: bool) -> None:
@@ -196,7 +254,13 @@ class Observer(Interpreter):
 
     def facts(self) -> Facts:
         """Return what was seen; after `run`."""
+        for (stretch, _), known in self.fills.items():
+            if len(known) > 1:
+                # Which one it is depends on the context.
+                self.bulk.setdefault(stretch, set()).update((place, len(data)) for place, data in known.items())
+                known.clear()
         reached = frozenset(node.stretch.address for node in self.nodes.values() if node.state is not None)
+        zeros, narrow = self._registers()
         entries = sorted({(origin.address, origin.kind) for origin in self.origins.values()})
         return Facts(
             self.module,
@@ -213,7 +277,27 @@ class Observer(Interpreter):
             self.initialised,
             self.queues,
             frozenset(self.unbound),
+            self.fills,
+            zeros=zeros,
+            narrow=narrow,
         )
+
+    def _registers(self) -> tuple[dict[int, dict[int, int]], dict[int, frozenset[int]]]:
+        """Return, for each stretch that is reached, the `zeros` and the `narrow` registers of `Facts`."""
+        zeros: dict[int, dict[int, int]] = {}
+        narrow: dict[int, frozenset[int]] = {}
+        for node in self.nodes.values():
+            if node.state is None:
+                continue
+            here = node.stretch.address
+            held = {place: node.state.abstract(value) for place, value in node.state.registers.items()}
+            bits = {place: _WORD & ~_possible_bits(found) for place, found in held.items()}
+            known = frozenset(place for place, found in held.items() if _is_narrow(found))
+            if here in zeros:
+                bits = {place: each & zeros[here][place] for place, each in bits.items() if place in zeros[here]}
+                known &= narrow[here]
+            zeros[here], narrow[here] = bits, known
+        return zeros, narrow
 
     def _ports(self) -> Iterator[Port]:
         for node in self.nodes.values():

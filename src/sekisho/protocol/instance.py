@@ -46,12 +46,23 @@ def one_instance(facts: Facts, owned: Sequence[Range]) -> tuple[list[Range], tup
         ranges = [(start, start + kept * stride), (start + (kept + 1) * stride, region.end)]
         excluded += [each for each in ranges if each[0] < each[1]]
         notes.append(Note(ONE_INSTANCE.name, f"only element {kept} of {region.name} is in use", at=region.name))
+        first = leading[0]
+        size = next(size for place, size in bases if place == first)
+        values = [each for each in facts.contents(first, size).members(64) or () if _near(each, owned)]
+        if len(values) == 1:
+            facts.bases[first] = values[0]
+            text = f"the device is there: the base in element {kept} of {region.name} is {values[0]:#x} when it is used"
+            notes.append(Note(ONE_INSTANCE.name, text, at=region.name))
     return excluded, tuple(notes)
 
 
 def _leads(base: Abstract, owned: Sequence[Range]) -> bool:
     members = base.members(64)
-    return members is not None and any(first - REACH < value <= last for value in members for first, last in owned)
+    return members is not None and any(_near(value, owned) for value in members)
+
+
+def _near(value: int, owned: Sequence[Range]) -> bool:
+    return any(first - REACH < value <= last for first, last in owned)
 
 
 def ports(facts: Facts, site: int, excluded: Collection[Range]) -> tuple[int, ...] | None:

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from sekisho.protocol.domains import Narrower, domains
 from sekisho.protocol.liveness import drop_dead
-from sekisho.protocol.model import END, LOADED, Edge, Entry, Node, Protocol
-from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
+from sekisho.protocol.model import END, LOADED, REGISTERED, Edge, Entry, Node, Protocol
+from sekisho.protocol.reduction import alike, cut_passages, open_late, reachable, renamed
 
 
-def minimise(protocol: Protocol) -> Protocol:
-    """Return a smaller protocol that allows the same sequences of events.
+def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
+    """Return a smaller protocol that allows the same sequences of events (with `late_openings` more: see `open_late`).
 
     Node names are kept for the nodes that remain, so that the result is stable against small changes of the driver.
     """
@@ -24,9 +24,9 @@ def minimise(protocol: Protocol) -> Protocol:
     roots = list(edges)
     edges |= {node.id: node.edges for node in protocol.nodes}
     nodes = {node.id: node for node in protocol.nodes}
-    # That the driver is loaded stays true while a run is open: it may be asked later.
+    # That the driver is loaded, and registered, stays true while a run is open: it may be asked later.
     tracked = [variable.name for variable in protocol.globals]
-    shared = [name for name in tracked if name != LOADED]
+    shared = [name for name in tracked if name not in (LOADED, REGISTERED)]
     initial: dict[str, tuple[int, ...]] = dict.fromkeys(protocol.locals, (0,))
     initial |= {variable.name: variable.initial for variable in protocol.globals}
     answers = {node.bind for node in protocol.nodes if node.bind is not None}
@@ -38,7 +38,10 @@ def minimise(protocol: Protocol) -> Protocol:
             edges[name] = tuple(each for edge in own if (each := narrower.edge(edge)) is not None)
         edges = drop_dead(nodes, edges, tracked)
         _merge(nodes, edges)
-        cut_passages(edges, {name for name, node in nodes.items() if node.site is None}, shared)
+        passing = {name for name, node in nodes.items() if node.passing}
+        silent = {name for name, node in nodes.items() if node.site is None}
+        late = open_late(edges, roots, silent - passing, shared) if late_openings else set()
+        cut_passages(edges, silent, shared, passing, late)
         kept = reachable(edges, roots) - {END}
         nodes = {name: node for name, node in nodes.items() if name in kept}
         edges = {name: own for name, own in edges.items() if name in kept}
@@ -54,7 +57,7 @@ def minimise(protocol: Protocol) -> Protocol:
 
 def _merge(nodes: dict[str, Node], edges: dict[str, tuple[Edge, ...]]) -> None:
     """Make nodes one, in place, that behave alike: the one with the shortest call string stays."""
-    labels = {name: (node.site, node.addresses, node.value, node.bind) for name, node in nodes.items()}
+    labels = {name: (node.site, node.addresses, node.value, node.bind, node.passing) for name, node in nodes.items()}
     members: dict[int, list[str]] = defaultdict(list)
     for name, number in alike(edges, labels).items():
         members[number].append(name)

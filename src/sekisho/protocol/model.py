@@ -5,11 +5,14 @@ It is built from a binary (or written by hand), stored in a policy, and simulate
 * A **run** is one activation of an entry. It is *at* a node, and has its own local variables (all 0 when it opens).
 * A node with a site is a **place**: an edge into it is taken together with an event that fits the node's rule. A node
   without a site is **silent**: an edge into it, or to `END`, is taken at any time, without an event.
+* A silent node may be **passing**: no other run moves while a run is there. Between two nodes that are not passing (or
+  an event, or the run's end) a run so moves as one.
 * An edge may be taken when its condition holds at that moment; taking it performs its assignments, all computed from
   the values before the edge. Condition and assignments of one edge are atomic; between two edges any other run may
   move. After an event that reads, the answer is bound to the node's `bind` variable before any further edge is tried.
 * A run opens by an edge of an entry, and is gone when it takes an edge to `END`. An entry with a silent path to `END`
   is a silent run: it changes tracked globals without an event.
+* An exit run opens only while no task run is open: they keep the driver in memory.
 * `slots` bounds how many runs of a kind are open at once (irq and timer: on each vCPU).
 
 Conditions, assignments and expressions are written in Python's expression syntax, restricted to unsigned 32-bit
@@ -30,6 +33,9 @@ END = "end"
 
 LOADED = "driver_loaded"
 """The global that is 1 from the opening of init to the end of exit, while other entries may be called."""
+
+REGISTERED = "driver_registered"
+"""The global that is 1 when init has shown the driver to its users."""
 
 HELD = "_held"
 """The end of the names of globals that are mutexes: only the run that set one to 1 sets it to 0 again."""
@@ -126,6 +132,7 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     value: Value | None = None
     bind: str | None = None
     edges: tuple[Edge, ...] = ()
+    passing: bool = False
     comment: str = ""
 
 

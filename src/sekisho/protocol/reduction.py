@@ -10,13 +10,27 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from sekisho.protocol.expression import Binary, Constant, Tree, Unary, fold, parse, possible, substitute, write
+from sekisho.protocol.expression import (
+    Binary,
+    Constant,
+    Tree,
+    Unary,
+    conjuncts,
+    fold,
+    parse,
+    possible,
+    substitute,
+    write,
+)
 from sekisho.protocol.model import END, HELD, Edge
 
 _EdgeKey = tuple[str, str, tuple[tuple[str, str], ...]]
 
 _GROWTH = 6
 """How many edges cutting one silent node may add."""
+
+_LATE_GROWTH = 400
+"""How many it may be where a run has not done anything yet: any number of runs can be at such a node."""
 
 _LONGEST = 2000
 """How long a composed expression may become, in characters."""
@@ -74,8 +88,16 @@ class _Move:
         return any(len(write(tree)) > _LONGEST for tree in (self.when, *self.sets.values()))
 
 
-def cut_passages(edges: dict[str, tuple[Edge, ...]], silent: set[str], tracked: Collection[str] = ()) -> None:
+def cut_passages(
+    edges: dict[str, tuple[Edge, ...]],
+    silent: set[str],
+    tracked: Collection[str] = (),
+    passing: Collection[str] = (),
+    late: Collection[str] = (),
+) -> None:
     """Route `edges` around silent nodes where that is exact and does not make many more edges than it removes.
+
+    It is exact where the node is `passing`, since the run goes on at once. `late` nodes are cut whatever it costs.
 
     An edge that neither reads nor writes a tracked global may be put off until the next edge of its run: no other run
     can tell, and the run's locals do not change meanwhile. For the same reason a silent one may be taken right after
@@ -91,7 +113,7 @@ def cut_passages(edges: dict[str, tuple[Edge, ...]], silent: set[str], tracked: 
     while ahead:
         changed: set[str] = set()
         for name in ahead:
-            changed |= _cut(name, moves, sources, silent, globals_)
+            changed |= _cut(name, moves, sources, silent, globals_, name in passing, name in late)
         ahead = sorted(changed & silent)
     for name, own in moves.items():
         edges[name] = unique(move.edge() for move in own)
@@ -103,6 +125,8 @@ def _cut(
     sources: dict[str, set[str]],
     silent: set[str],
     tracked: frozenset[str],
+    passing: bool,
+    late: bool,
 ) -> set[str]:
     """Route what can be around one silent node. Return the nodes for which that may change what can be done."""
     # A way back to the same node that assigns nothing says only that it was waited.
@@ -113,13 +137,15 @@ def _cut(
     joined: dict[int, list[_Move]] = {}
     for _, move in entering:
         ways = [(new, after) for after in out if (new := move.then(after)).when != _FALSE]
-        exact = _private([move], tracked, "1") or all(
-            (after.to == END or after.to in silent) and _private([after], tracked, "0") for _, after in ways
+        exact = (
+            passing
+            or _private([move], tracked, "1")
+            or all((after.to == END or after.to in silent) and _private([after], tracked, "0") for _, after in ways)
         )
         if exact and not any(new.too_long() for new, _ in ways):
             joined[id(move)] = [new for new, _ in ways]
     whole = len(joined) == len(entering)
-    if not whole or sum(map(len, joined.values())) > len(entering) + len(out) + _GROWTH:
+    if not whole or sum(map(len, joined.values())) > len(entering) + len(out) + (_LATE_GROWTH if late else _GROWTH):
         # The node stays; a way in that leads to one way out needs no node between.
         joined = {key: new for key, new in joined.items() if len(new) <= 1}
     if not joined:
@@ -151,6 +177,39 @@ def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> boo
         if not all(name.endswith(HELD) and name in move.sets and write(move.sets[name]) == locks for name in touched):
             return False
     return True
+
+
+def open_late(
+    edges: dict[str, tuple[Edge, ...]], entries: Collection[str], silent: Collection[str], tracked: Collection[str]
+) -> set[str]:
+    """Let runs open only when they begin to do something: what was read before is not held against them.
+
+    Conditions on tracked globals are dropped from edges, of entries and silent nodes behind them, that lead to a silent
+    node without having changed a global (but for taking a mutex). A run that waits there can then as well open later.
+    Returns these nodes.
+    """
+    globals_ = frozenset(tracked)
+    found: set[str] = set()
+    ahead = list(entries)
+    while ahead:
+        name = ahead.pop()
+        own: list[Edge] = []
+        for edge in edges[name]:
+            if edge.to in silent and not any(
+                each in globals_ and not (each.endswith(HELD) and text == "1") for each, text in edge.set.items()
+            ):
+                others = globals_ - edge.set.keys()
+                when: Tree | None = None
+                for each in conjuncts(parse(edge.when)) if edge.when else ():
+                    if not each.names & others:
+                        when = each if when is None else Binary("and", when, each)
+                edge = replace(edge, when="" if when is None else write(when))
+                if edge.to not in found:
+                    found.add(edge.to)
+                    ahead.append(edge.to)
+            own.append(edge)
+        edges[name] = unique(own)
+    return found
 
 
 def _distinct(moves: Iterable[_Move]) -> list[_Move]:

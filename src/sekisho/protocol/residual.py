@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sekisho.protocol.components import components
 from sekisho.protocol.expression import names, parse
 from sekisho.protocol.model import END, Edge, Expression, Kind, Value
 from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
@@ -26,7 +27,8 @@ class Point(Struct, frozen=True, omit_defaults=True):
     """Makes a request (`site`), calls one of the routines `calls`, or does neither; then takes one of `steps`.
 
     `at` is the instruction's address. `addresses`, `value` and `bind` are as in `Node`. A callee that may also be
-    something without I/O (an unresolved target) is said by `may_skip`.
+    something without I/O (an unresolved target) is said by `may_skip`. Others move while a run is at a point that
+    `rests`; where it does not, it goes on at once.
     """
 
     at: int
@@ -37,6 +39,7 @@ class Point(Struct, frozen=True, omit_defaults=True):
     addresses: tuple[str, ...] = ()
     value: Value | None = None
     bind: str | None = None
+    rests: bool = True
 
 
 class Routine(Struct, frozen=True):
@@ -100,10 +103,14 @@ def _simplify(routine: Routine, tracked: Collection[str]) -> Routine:
         for name, point in points.items()
     }
     # The first point stays: it is where the routine is entered.
-    cut_passages(edges, {name for name, point in points.items() if name != "0" and _silent(point)}, tracked)
+    silent = {name for name, point in points.items() if name != "0" and _silent(point)}
+    cut_passages(edges, silent, tracked, {name for name in silent if not points[name].rests})
     kept = reachable(edges, ["0"]) - {END}
     labels = {
-        name: (name == "0", point.site, point.calls, point.may_skip, point.addresses, point.value, point.bind)
+        name: (
+            *(name == "0", point.site, point.calls, point.may_skip, point.addresses, point.value, point.bind),
+            point.rests,
+        )
         for name, point in points.items()
         if name in kept
     }
@@ -191,10 +198,26 @@ def liveness(
             for name in _reads(point):
                 readers.setdefault(name, set()).add(routine.name)
     owners = {name: next(iter(found)) for name, found in readers.items() if len(found) == 1 and name not in tracked}
+    own: dict[str, set[str]] = {name: set() for name in routines}
+    for name, owner in owners.items():
+        own[owner].add(name)
+    circular = _circular(routines)
     return owners, {
-        routine.name: _live(routine, frozenset(name for name, owner in owners.items() if owner == routine.name))
+        routine.name: _live(routine, frozenset(own[routine.name]), routine.name in circular)
         for routine in routines.values()
     }
+
+
+def _circular(routines: Mapping[str, Routine]) -> set[str]:
+    """Return the routines that can be called while they run: what is assigned for an inner call is read there."""
+    names_ = sorted(routines)
+    number = {name: index for index, name in enumerate(names_)}
+    called = [
+        sorted({number[each] for point in routines[name].points for each in point.calls if each in number})
+        for name in names_
+    ]
+    found = components(range(len(names_)), lambda index: called[index])
+    return {names_[index] for component in found for index in component if len(component) > 1 or index in called[index]}
 
 
 def _reads(point: Point) -> set[str]:
@@ -207,14 +230,14 @@ def _reads(point: Point) -> set[str]:
     return found
 
 
-def _live(routine: Routine, own: frozenset[str]) -> list[frozenset[str]]:
+def _live(routine: Routine, own: frozenset[str], circular: bool) -> list[frozenset[str]]:
     live: list[frozenset[str]] = [frozenset()] * len(routine.points)
     changed = True
     while changed:
         changed = False
         for index in range(len(routine.points) - 1, -1, -1):
             point = routine.points[index]
-            found: set[str] = set()
+            found: set[str] = set(live[0]) if circular and point.calls else set()
             for step in point.steps:
                 after = frozenset() if step.to is None else live[step.to]
                 found |= after - step.set.keys()

@@ -6,10 +6,16 @@ keeps them apart. What the engine cannot express is ANY. `draft.settle` then dro
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sekisho.protocol.assumption import SMALL_RESULTS, WHOLE_UPDATES
+from sekisho.protocol.assumption import (
+    NO_SIGNALS,
+    RESOURCES_GRANTED,
+    SMALL_RESULTS,
+    WHOLE_SEGMENTS,
+    WHOLE_UPDATES,
+)
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
@@ -17,7 +23,9 @@ from sekisho.protocol.expression import Binary, Constant, Name, Tree, Unary, fol
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.frame import Frame
+from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, PROMPT
 from sekisho.protocol.lower import Named, lower, sign_extended
+from sekisho.protocol.model import REGISTERED
 from sekisho.protocol.outcome import split_outcomes
 from sekisho.protocol.rules import Rule
 from sekisho.values.convention import Place
@@ -54,7 +62,8 @@ class Slicer:
     rules: Mapping[int, Rule]
     followed: frozenset[str] | None = None
     """Names of the cells to follow; None: all."""
-    recursive: frozenset[int] = frozenset()
+    circles: Mapping[int, int] = field(default_factory=dict)
+    """Functions that can be called while they run; those that call each other have the same number."""
     lost: set[int] = field(default_factory=set)
     """Functions with a call of unknown target. What it reaches is a run of its own: see `sliced`."""
     deferred: Deferred = field(default_factory=Deferred.none)
@@ -62,13 +71,15 @@ class Slicer:
     """Cells that are followed in parts; the others are followed as a whole."""
     without: frozenset[str] = frozenset()
     """Assumptions that are not made."""
+    prompt: frozenset[int] = frozenset()
+    """Functions that wait for nothing."""
     demands: dict[str, set[int]] = field(default_factory=dict)
     """Which bits of each cell were asked for at once."""
 
     def draft(self) -> Draft:
         """Return all routines."""
         return {
-            name: _Routine(self, self.facts.routines[address], name, address in self.recursive).draft()
+            name: _Routine(self, self.facts.routines[address], name).draft()
             for address, name in sorted(self.functions.items())
         }
 
@@ -141,18 +152,20 @@ class _Names(Named):
     A register has two locals: its lower 32 bits, and its lowest byte, which is often known when the rest is not.
     """
 
-    def __init__(self, facts: Facts, routine: str, followed: bool) -> None:
+    def __init__(self, facts: Facts, routine: str) -> None:
         super().__init__()
         self.facts = facts
         self.routine = routine
-        self.followed = followed
+        self.zeros: Mapping[int, int] = {}
         self.views: dict[Expression, View] = {}
 
     def tree(self, symbol: Expression, bits: int) -> Tree:
         """Return the tree of a symbol, in which `bits` agree."""
-        if symbol.name[0] == "register" and self.followed:
+        if symbol.name[0] == "register":
             place = symbol.name[1]
             assert isinstance(place, int)
+            if not bits & ~self.zeros.get(place, 0):
+                return Constant(0)
             name = register_name(self.facts, self.routine, place)
             return Name(name if bits > _BYTE else low_byte(name))
         if symbol in self.views:
@@ -170,7 +183,6 @@ class _Routine:
     slicer: Slicer
     routine: Routine
     name: str
-    recursive: bool
     points: list[DraftPoint] = field(default_factory=list)
     first: dict[int, int] = field(default_factory=dict)
     later: list[tuple[DraftStep, int]] = field(default_factory=list)
@@ -186,10 +198,17 @@ class _Routine:
         for address in sorted(stretches, key=lambda each: (each != start, stretches[each].order, each)):
             if address == start or address in facts.reached:
                 self.first[address] = len(self.points)
-                held = {input_symbol(place, facts.convention.word) for place in extended.get(address, ())}
+                places = facts.narrow.get(address, frozenset()).union(extended.get(address, ()))
+                held = {input_symbol(place, facts.convention.word) for place in places}
                 _Stretch(self, stretches[address], frame, held).draft()
         for step, target in self.later:
             step.to = self.first[target]
+        _rest_in_loops(self.points)
+        if WHOLE_SEGMENTS.name in self.slicer.without:
+            for point in self.points:
+                point.rests = True
+        if start in self.slicer.circles:
+            self.points[0].rests = True
         if trusted:
             split_outcomes(self.points)
         return self.points
@@ -214,7 +233,8 @@ class _Stretch:
     """Locals that hold what was read from a part of a cell, with its name."""
 
     def __post_init__(self) -> None:
-        self.names = _Names(self.facts, self.parent.name, not self.parent.recursive)
+        self.names = _Names(self.facts, self.parent.name)
+        self.names.zeros = self.facts.zeros.get(self.stretch.address, {})
 
     @property
     def facts(self) -> Facts:
@@ -243,7 +263,7 @@ class _Stretch:
         bind, datum = None, _UNKNOWN
         if first is not None and first.kind == "in" and not access.string:
             bind = f"{plain(parent.name)}_in_{address & 0xFFFFFF:x}"
-            if first.result is not None and not parent.recursive:
+            if first.result is not None:
                 self.names[first.result] = Name(bind)
         if first is not None and first.kind == "out" and not access.string:
             datum = self._tree(first.operands[1], mask(first.size))
@@ -278,6 +298,10 @@ class _Stretch:
                     self._store(number, step, found)
                 case "select" if step.result is not None:
                     found.append(_Pure(step.result, self._selected(*step.operands)))
+                case "fill":
+                    found += self._filled(step.address)
+        if self.stretch.call is not None:
+            found += self._filled(self.stretch.call.address)
         for address, size in sorted(self.facts.bulk.get(self.stretch.address, ())):
             found += self._unknown_write(address, size)
         return found
@@ -296,12 +320,14 @@ class _Stretch:
         assert step.result is not None
         slot = self.frame.slot(self.stretch, step)
         if slot is not None:
-            if not self.parent.recursive:
-                self.names[step.result] = self.slots.get(slot, Name(slot))
+            self.names[step.result] = self.slots.get(slot, Name(slot))
             return
         places = self.facts.accesses.get((self.stretch.segment.address, number))
         if not places:
             return
+        narrowed = (self.stretch.segment.address, number) in self.facts.narrowed
+        if narrowed and not self.facts.bases.keys().isdisjoint(places):
+            return  # where there is no device, the base says so
         contents = {place: self.facts.contents(place, step.size).single for place in sorted(places)}
         known = set(contents.values())
         if None not in known and all(sign_extended(value, ()) for value in known if value is not None):
@@ -337,6 +363,16 @@ class _Stretch:
             )
         for place in sorted(places - cells.keys()):
             found += self._unknown_write(place, step.size)
+
+    def _filled(self, instruction: int) -> Iterator[_Access]:
+        """Yield what an instruction, or a call of memset, stores in followed cells when it fills memory."""
+        for place, data in sorted(self.facts.fills.get((self.stretch.address, instruction), {}).items()):
+            cells = {self.parent.slicer.touched(place + offset, 1) for offset in range(len(data))}
+            for cell in sorted(filter(None, cells)):
+                first = cell.address - place
+                whole = first >= 0 and first + cell.size <= len(data)
+                value = int.from_bytes(data[first : first + cell.size], "little") if whole else None
+                yield _Access(instruction, {cell.address: cell}, cell.size, 0, None, value)
 
     def _unknown_write(self, address: int, size: int) -> list[_Access]:
         cells = {self.parent.slicer.touched(address + offset, 1) for offset in range(min(size, 4096))}
@@ -411,7 +447,7 @@ class _Stretch:
         for each, part in masks.items():
             tree = view(each)
             kept[each] = ANY
-            if tree != ANY and not self.parent.recursive:
+            if tree != ANY:
                 local = name if len(masks) == 1 else f"{name}_{each:x}"
                 sets[local] = tree
                 kept[each] = Name(local)
@@ -496,8 +532,6 @@ class _Stretch:
 
     def _registers(self) -> dict[str, Tree]:
         """Return the assignments to registers and stack slots that somebody may look at behind the stretch."""
-        if self.parent.recursive:
-            return {}
         sets = dict(self.slots)
         for place, value in sorted(self.stretch.segment.registers.items()):
             if place in self.stretch.live_out and place != self.facts.convention.stack:
@@ -583,9 +617,11 @@ class _Stretch:
             name = parent.slicer.functions[callee]
             here = parent.add(DraftPoint(call.address, calls=(name,)))
             point.steps.append(DraftStep(here, when, {**sets, **self._arguments(name, callee)}))
-            self._after_call(parent.points[here], known=True)
+            circles = parent.slicer.circles
+            again = callee in circles and circles[callee] == circles.get(parent.routine.function.address)
+            self._after_call(parent.points[here], known=True, again=again)
         if skips:
-            here = parent.add(DraftPoint(call.address))
+            here = parent.add(DraftPoint(call.address, rests=not self._prompt(callees)))
             point.steps.append(DraftStep(here, TRUE, dict(sets)))
             taken = parent.slicer.deferred.taken.get(stretch.address)
             if taken is not None:
@@ -594,7 +630,24 @@ class _Stretch:
                     DraftStep(free, Binary("==", Name(taken), Constant(0)), {taken: Constant(1)})
                 )
                 here = free
-            self._after_call(parent.points[here], known=False, also=self._deferral())
+            also = self._deferral()
+            if stretch.address in parent.slicer.deferred.arms or stretch.address in parent.slicer.deferred.registers:
+                # What is armed may run before the call returns.
+                after = parent.add(DraftPoint(call.address, rests=True))
+                parent.points[here].steps.append(DraftStep(after, TRUE, also))
+                here, also = after, {}
+            self._after_call(parent.points[here], known=False, also=also)
+
+    def _prompt(self, callees: frozenset[int]) -> bool:
+        """Whether the call waits for nothing: it is of kernel functions that do not, or of code like that."""
+        call = self.stretch.call
+        assert call is not None
+        if call.target is not None and call.target in self.facts.routines:
+            return call.target in self.parent.slicer.prompt
+        name = self._callee_name()
+        if name is None:
+            return bool(callees) and callees <= self.parent.slicer.prompt
+        return name in PROMPT or name.startswith("pv_ops")
 
     def _deferral(self) -> dict[str, Tree]:
         """Return what the call does to the flags of work functions and timers."""
@@ -604,6 +657,8 @@ class _Stretch:
             sets[flag] = Constant(1) if certain else ANY
         if here in deferred.given:
             sets[deferred.given[here]] = Constant(0)
+        if here in deferred.registers:
+            sets[REGISTERED] = Constant(1)
         return sets
 
     def _callee_name(self) -> str | None:
@@ -618,16 +673,23 @@ class _Stretch:
                 return None if found is None else found[0].name
         return None
 
+    def _succeeds(self) -> bool:
+        """Whether the call is assumed to return 0."""
+        name, without = self._callee_name(), self.parent.slicer.without
+        return (name in INTERRUPTIBLE and NO_SIGNALS.name not in without) or (
+            name in GRANTING and RESOURCES_GRANTED.name not in without
+        )
+
     def _arguments(self, name: str, callee: int) -> dict[str, Tree]:
-        if callee in self.parent.slicer.recursive:
-            return {}
         sets: dict[str, Tree] = {}
         for place in self.facts.convention.arguments:
             value = self.stretch.segment.registers.get(place, input_symbol(place, self.facts.convention.word))
             sets |= self._both(register_name(self.facts, name, place), value)
         return sets
 
-    def _after_call(self, point: DraftPoint, *, known: bool, also: Mapping[str, Tree] = {}) -> None:
+    def _after_call(
+        self, point: DraftPoint, *, known: bool, again: bool = False, also: Mapping[str, Tree] = {}
+    ) -> None:
         """Go on behind a call: the result is taken over, what the callee may change is unknown."""
         stretch, facts, convention = self.stretch, self.facts, self.facts.convention
         call = stretch.call
@@ -640,16 +702,43 @@ class _Stretch:
             return
         changed = {convention.result} if not known and preserves(self._callee_name()) else set(convention.clobbered)
         sets: dict[str, Tree] = dict(also)
-        if not self.parent.recursive:
-            registers = [register_name(facts, self.parent.name, place) for place in sorted(changed)]
-            sets |= {name: ANY for register in registers for name in (register, low_byte(register))}
-            if known:
-                result = register_name(facts, self.parent.name, convention.result)
-                sets |= {result: Name(RESULT), low_byte(result): Name(low_byte(RESULT))}
-        returned = None if known or self.parent.recursive else register_name(facts, self.parent.name, convention.result)
+        registers = [register_name(facts, self.parent.name, place) for place in sorted(changed)]
+        sets |= {name: ANY for register in registers for name in (register, low_byte(register))}
+        if again:
+            # An inner activation of this function has left its own locals.
+            sets |= dict.fromkeys((*self._every_register(), *self.frame.slots), ANY)
+        result = register_name(facts, self.parent.name, convention.result)
+        if known:
+            sets |= {result: Name(RESULT), low_byte(result): Name(low_byte(RESULT))}
+        elif self._succeeds():
+            sets |= {result: Constant(0), low_byte(result): Constant(0)}
+            known = True
+        returned = None if known else result
         for edge in stretch.edges:
             if edge.kind == "fall" and edge.target in facts.reached:
                 self._go(point, edge.target, TRUE, sets, returned)
+
+
+def _rest_in_loops(points: list[DraftPoint]) -> None:
+    """Let a run rest once in each round that makes no request: it may be waiting for what another one does."""
+    state: dict[int, bool] = {}
+    for root in range(len(points)):
+        ahead: list[tuple[int, int]] = [] if root in state else [(root, 0)]
+        while ahead:
+            index, number = ahead.pop()
+            state[index] = True
+            steps = () if points[index].site is not None else points[index].steps
+            for way in range(number, len(steps)):
+                to = steps[way].to
+                if to is None or state.get(to) is False:
+                    continue
+                if state.get(to):
+                    points[to].rests = True
+                    continue
+                ahead += [(index, way + 1), (to, 0)]
+                break
+            else:
+                state[index] = False
 
 
 def _joined(parts: Mapping[int, Tree], bits: int) -> Tree:

@@ -4,23 +4,26 @@ Which globals are followed is found in rounds: what conditions of the functions 
 functions that change those, and so on until nothing new comes up.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from sekisho.protocol.assumption import READY_IN_TIME, TASKS_REGISTERED
 from sekisho.protocol.cells import Cell, Cells
+from sekisho.protocol.components import components
 from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
 from sekisho.protocol.expression import Constant, Tree, fold, names, write
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.model import LINE, LOADED, RAISED, Expression, Global, Kind, Signal, Value
+from sekisho.protocol.kernel import PROMPT, REGISTERING
+from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Signal, Value
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
 from sekisho.protocol.rules import Rule
 from sekisho.protocol.slice import RESULT, Fields, Slicer, names_of_register
 
-MOST_GLOBALS = 12
+MOST_GLOBALS = 46
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
 
 _PARTS = 12
@@ -28,12 +31,15 @@ _PARTS = 12
 
 _WORD = 0xFFFFFFFF
 
-_CALL, _LOCK, _CHAIN, _FEW = 10, 20, 6, 16
-"""Of a global's worth: what choosing a call counts, and being taken as a lock is; through how many locals it is
-followed; how many values are few."""
+_FUNCTION, _WAKE, _CALL, _LOCK, _CHAIN, _FEW = 1000, 500, 10, 20, 6, 16
+"""Of a global's worth: what holding a function counts, ending a loop in which a run waits, choosing a call, and being
+taken as a lock; through how many locals it is followed; how many values are few."""
 
 ERRORS = 0xFFFFF001
 """The least of the error codes that a function returns (include/linux/err.h): init has failed."""
+
+_ELEMENTS = 4
+"""An expression that looks at more globals than this chooses between the elements of an array."""
 
 _TERMS = 2000
 """A condition that is longer, in characters, is taken as unknown."""
@@ -48,6 +54,8 @@ class Sliced:
     locals: tuple[str, ...]
     signals: tuple[Signal, ...] = ()
     ordered: bool = False
+    registered: bool = False
+    """Whether it is assumed that the driver's operations wait for init to register it."""
 
 
 def sliced(
@@ -63,15 +71,18 @@ def sliced(
     `names_of` names every function of the driver, `lines` are its interrupt lines, `without` the assumptions that are
     not made.
     """
-    bound = deferred(facts, names_of)
     cells = Cells(facts)
     calls = _calls(facts)
-    recursive = _recursive(calls)
+    bound = deferred(facts, names_of, frozenset() if TASKS_REGISTERED.name in without else _registering(facts, calls))
+    circles = _circles(calls)
     wanted = {function.address for function in facts.module.functions.values() if function.sites}
     # They say when the driver is loaded.
     wanted |= {address for address, kind in facts.entries if kind in ("init", "exit")}
+    # So do those that arm and disarm what the kernel calls the driver for, and take locks.
+    wanted |= _deferring(facts, bound)
+    prompt = _prompt(facts, calls)
     followed: frozenset[str] | None = None
-    fields = _fields(facts, cells, numbers, rules, names_of, recursive, bound, without)
+    fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without)
     parts = {
         name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
     }
@@ -85,13 +96,14 @@ def sliced(
             numbers,
             rules,
             followed,
-            recursive,
+            circles,
             deferred=bound,
             fields=fields,
             without=without,
+            prompt=prompt,
         )
         draft = slicer.draft()
-        settle(draft, known, {*bound.globals(), RESULT})
+        settle(draft, known, {*bound.globals(), RESULT}, patient=READY_IN_TIME.name not in without)
         worth = rank(cells, parts, draft)
         used = frozenset(worth[:MOST_GLOBALS])
         writers = {
@@ -114,13 +126,13 @@ def _fields(
     numbers: Mapping[int, int],
     rules: Mapping[int, Rule],
     names_of: Mapping[int, str],
-    recursive: frozenset[int],
+    circles: Mapping[int, int],
     bound: Deferred,
     without: frozenset[str],
 ) -> dict[str, Fields]:
     """Return the parts of each cell that the driver looks at or changes apart from the rest."""
     functions = {address: names_of[address] for address in facts.routines}
-    slicer = Slicer(facts, cells, functions, numbers, rules, None, recursive, deferred=bound, without=without)
+    slicer = Slicer(facts, cells, functions, numbers, rules, None, circles, deferred=bound, without=without)
     slicer.draft()
     found: dict[str, Fields] = {}
     for cell in cells.all():
@@ -140,21 +152,36 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
     A global is worth following when it decides which function is called, or when many conditions and rules look at it,
     directly or through locals; when it holds few values; and when what it is assigned is known.
     """
-    direct: Counter[str] = Counter()
+    direct: dict[str, float] = defaultdict(float)
     sources: dict[str, set[str]] = {}
     known: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    waking: set[str] = set()
+
+    def decides(tree: Tree, weight: float = 1) -> None:
+        for name in tree.names if one(tree) else ():
+            direct[name] += weight
+
+    def one(tree: Tree) -> bool:
+        """Whether it does not choose between the elements of an array, of which each would have to be followed."""
+        return len(tree.names & parts.keys()) <= _ELEMENTS
+
     for points in draft.values():
-        for point in points:
-            direct.update(names(point.datum))
+        waiting = _waiting(points)
+        shows = any(REGISTERED in step.sets for point in points for step in point.steps)
+        for index, point in enumerate(points):
+            decides(point.datum)
             for step in point.steps:
                 calls = step.to is not None and points[step.to].calls
-                for name in names(step.when):
-                    direct[name] += _CALL if calls else 1
+                wakes = index in waiting and step.to not in waiting
+                # Where the driver is registered, whether it is decides about everything.
+                decides(step.when, _CALL if calls or shows else 1)
+                if wakes:
+                    waking |= step.when.names if one(step.when) else frozenset()
                 for name in _taken(step) & parts.keys():
                     direct[name] += _LOCK
                 for name, tree in step.sets.items():
-                    sources.setdefault(name, set()).update(names(tree) - {name})
+                    sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
                     if name in parts:
                         (unknown if tree == ANY else known)[name] += 1
     weight: dict[str, float] = dict(direct)
@@ -163,19 +190,32 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
         for name, found in sources.items():
             for source in found:
                 passed[source] = max(passed.get(source, 0), weight.get(name, 0) / 2)
-        weight = {name: direct[name] + passed.get(name, 0) for name in direct.keys() | passed.keys()}
+        weight = {name: direct.get(name, 0) + passed.get(name, 0) for name in direct.keys() | passed.keys()}
 
     def worth(name: str) -> float:
         cell, mask = parts[name]
-        few = (
-            mask.bit_count() <= 4
-            or len({each & mask for each in cells.contents(cell).members(256) or range(256)}) <= _FEW
-        )
+        contents = cells.contents(cell).members(256)
+        if contents is not None and any(each in cells.facts.routines for each in contents):
+            return _FUNCTION + weight[name]
+        if name in waking:
+            return _WAKE + weight[name]
+        few = mask.bit_count() <= 4 or len({each & mask for each in contents or range(256)}) <= _FEW
         certain = (1 + known[name]) / (1 + known[name] + 4 * unknown[name])
         return weight[name] * certain * (1 if few else 0.1)
 
     worths = {name: worth(name) for name in weight if name in parts and weight[name] > 0}
     return sorted(worths, key=lambda name: (-worths[name], name))
+
+
+def _waiting(points: Sequence[DraftPoint]) -> set[int]:
+    """Return the points in loops without a request in which a run rests."""
+    ahead = [() if point.site is not None else [s.to for s in point.steps if s.to is not None] for point in points]
+    return {
+        index
+        for component in components(range(len(points)), lambda index: ahead[index])
+        if len(component) > 1 and any(points[each].rests for each in component)
+        for index in component
+    }
 
 
 def _taken(step: DraftStep) -> set[str]:
@@ -198,6 +238,42 @@ def _calls(facts: Facts) -> dict[int, set[int]]:
     return found
 
 
+def _deferring(facts: Facts, bound: Deferred) -> set[int]:
+    """Return the functions with a call that changes a flag or a lock."""
+    at = {
+        *bound.arms,
+        *bound.taken,
+        *bound.given,
+        *bound.registers,
+        *(here for here, flags in bound.disarms.items() if flags),
+    }
+    return {address for address, routine in facts.routines.items() if not at.isdisjoint(routine.stretches)}
+
+
+def _registering(facts: Facts, calls: Mapping[int, set[int]]) -> frozenset[int]:
+    """Return the calls, by their stretch, with which init registers the driver with those who use it."""
+    found: set[int] = set()
+    for entry, kind in facts.entries:
+        for address in _called(calls, entry) & facts.routines.keys() if kind == "init" else ():
+            for stretch in facts.routines[address].stretches.values():
+                if stretch.call is not None and stretch.call.extern in REGISTERING:
+                    found.add(stretch.address)
+    return frozenset(found)
+
+
+def _prompt(facts: Facts, calls: Mapping[int, set[int]]) -> frozenset[int]:
+    """Return the functions that wait for nothing, neither themselves nor in what they call."""
+    waiting = set()
+    for address, routine in facts.routines.items():
+        for stretch in routine.stretches.values():
+            call = stretch.call
+            if call is None or call.target in facts.routines:
+                continue
+            if call.extern is None or not (call.extern in PROMPT or call.extern.startswith("pv_ops")):
+                waiting.add(address)
+    return frozenset(facts.routines.keys() - _callers(calls, waiting))
+
+
 def _callers(calls: Mapping[int, set[int]], wanted: Iterable[int]) -> set[int]:
     """Return `wanted` and all from which they are reached."""
     callers: dict[int, set[int]] = {}
@@ -214,13 +290,13 @@ def _callers(calls: Mapping[int, set[int]], wanted: Iterable[int]) -> set[int]:
     return found
 
 
-def _recursive(calls: Mapping[int, set[int]]) -> frozenset[int]:
-    """Return the functions that can be called while they run."""
-    found = set()
-    for start in calls:
-        if any(start in _called(calls, callee) for callee in calls[start]):
-            found.add(start)
-    return frozenset(found)
+def _circles(calls: Mapping[int, set[int]]) -> dict[int, int]:
+    """Return the functions that can be called while they run, with the number of those that call each other."""
+    found: dict[int, int] = {}
+    for number, component in enumerate(components(sorted(calls), lambda start: sorted(calls.get(start, ())))):
+        if len(component) > 1 or component[0] in calls.get(component[0], ()):
+            found |= dict.fromkeys(component, number)
+    return found
 
 
 def _written(facts: Facts, cells: Cells, address: int) -> set[Cell]:
@@ -230,7 +306,11 @@ def _written(facts: Facts, cells: Cells, address: int) -> set[Cell]:
             if step.kind == "store":
                 for place in facts.accesses.get((stretch.segment.address, number)) or ():
                     found.add(cells.touching(place, step.size))
-        for place, size in facts.bulk.get(stretch.address, ()):
+        spans = [*facts.bulk.get(stretch.address, ())]
+        for (at, _), known in facts.fills.items():
+            if at == stretch.address:
+                spans += [(place, len(data)) for place, data in known.items()]
+        for place, size in spans:
             found |= {cells.touching(place + offset, 1) for offset in range(min(size, 4096))}
     return {cell for cell in found if cell is not None}
 
@@ -269,6 +349,7 @@ def _write(
         if address in slicer.functions:
             opening = _opening(slicer, address, kind, bool(lines))
             if (address, kind) in called:
+                # It may be called before init has registered the driver: by what init itself calls.
                 opening = Opening(opening.routine, kind, {}, f"{LOADED} == 1")
             parameters = [
                 parameter
@@ -286,6 +367,7 @@ def _write(
         tuple(name for name in local if name not in initial),
         tuple(_signals(lines)),
         slicer.deferred.ordered,
+        bool(slicer.deferred.registers),
     )
 
 
@@ -331,7 +413,8 @@ def _opening(slicer: Slicer, address: int, kind: Kind, lines: bool) -> Opening:
         return Opening(name, kind, sets, f"{LOADED} == 1 and {flag} == 1")
     if kind == "irq" and lines:
         return Opening(name, kind, {RAISED: f"{RAISED} - 1"}, f"{LOADED} == 1 and {RAISED} > 0")
-    return Opening(name, kind, {}, f"{LOADED} == 1")
+    shown = f" and {REGISTERED} == 1" if kind == "task" and slicer.deferred.registers else ""
+    return Opening(name, kind, {}, f"{LOADED} == 1{shown}")
 
 
 def _assigned(point: DraftPoint) -> set[str]:
@@ -352,6 +435,7 @@ def _point(point: DraftPoint) -> Point:
         addresses=point.addresses,
         value=value,
         bind=point.bind,
+        rests=point.rests,
     )
 
 

@@ -9,7 +9,7 @@ can do under some globals is worked out once.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import combinations, product
+from itertools import chain, combinations, product
 
 from sekisho.policy import Policy
 from sekisho.policy.address import parse_ranges
@@ -25,7 +25,7 @@ State = tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]
 """One protocol's part: globals, runs that no vCPU is bound to (sorted), and each vCPU's bound runs as they opened."""
 Configuration = tuple[State, ...]
 
-_IRQ, _TIMER = KINDS.index("irq"), KINDS.index("timer")
+_TASK, _EXIT, _IRQ, _TIMER = map(KINDS.index, ("task", "exit", "irq", "timer"))
 _WIDE = 1 << 16
 
 
@@ -112,6 +112,8 @@ class Space:
             before, after = configuration[:index], configuration[index + 1 :]
             for step, state in machine.steps(configuration[index], opened < most_runs):
                 yield step, (*before, state, *after)
+        if any(machine.moving(state) for machine, state in zip(self._machines, configuration, strict=True)):
+            return  # it is also possible before
         for line in self._raises:
             pairs = zip(self._machines, configuration, strict=True)
             yield line, tuple(machine.signalled(state, line) for machine, state in pairs)
@@ -198,11 +200,22 @@ class _Machine:
 
     # -- steps, as in sekisho.engine.model
 
+    def moving(self, state: State) -> bool:
+        """Whether a run is at a passing node: no other may move."""
+        return any(map(self._passes, (*state[1], *chain.from_iterable(state[2]))))
+
+    def _passes(self, run: int) -> bool:
+        at = self.runs[run][1]
+        return at >= 0 and self.protocol.nodes[at].passing
+
     def steps(self, state: State, may_open: bool) -> Iterator[tuple[Step, State]]:
         variables, free, bound = state
+        moving = self.moving(state)
         for index, run in enumerate(free):
             if index and free[index - 1] == run:
                 continue  # its twin has done the same
+            if moving and not self._passes(run):
+                continue
             kind = self.runs[run][0]
             rest = free[:index] + free[index + 1 :]
             for move in self._moves(run, variables):
@@ -213,12 +226,14 @@ class _Machine:
         for vcpu, stack in enumerate(bound):
             if stack:
                 top = self._top(stack)
+                if moving and not self._passes(stack[top]):
+                    continue
                 for move in self._moves(stack[top], variables):
                     kept = () if move.run < 0 else (move.run,)
                     changed = (*bound[:vcpu], stack[:top] + kept + stack[top + 1 :], *bound[vcpu + 1 :])
                     request = None if move.request is None else _on(move.request, vcpu)
                     yield request, (move.variables, free, changed)
-        if may_open:
+        if may_open and not moving:
             yield from self._openings(variables, free, bound)
 
     def _openings(
@@ -230,6 +245,8 @@ class _Machine:
         for kind, run in self.entries:
             if waiting[kind] >= self.slots[kind] and kind not in (_IRQ, _TIMER):
                 continue
+            if kind == _EXIT and waiting[_TASK]:
+                continue  # they keep the driver in memory
             for move in self._moves(run, variables):
                 if move.request is not None:
                     yield from self._placed(move, kind, free, bound)

@@ -1,0 +1,462 @@
+/*
+ * What may have happened silently before the next event. A set holds its alternatives as their last event left them; only when the
+ * next one comes are the silent steps looked up that may come before it, as moves: a run opens, or goes on, from one node at which
+ * it rests to the next, or to its end. Moves that the event does not depend on may as well be made after it, so what it leads to is
+ * kept only where each move before it matters to it, to a move that does, and so on. (What is dropped can be reached from what is
+ * kept: independent moves commute, A. Mazurkiewicz, 1977. Alternatives are found in the order of their number of moves, so what is
+ * left of a dropped sequence has been found before.)
+ */
+#include "engine_state.h"
+
+#include <string.h>
+
+#define MOST_CHAIN 64u /* moves one after the other; past it they count as needed */
+#define FOUND_SLOTS (2u * MOST_FOUND)
+#define EVERYTHING (~0ull)
+
+bool is_silent(const struct machine *machine, const struct table_edge *edge)
+{
+	return edge->to == TABLE_END || machine->table->nodes[edge->to].site == TABLE_NONE;
+}
+
+/* Whether an edge assigns a tracked global that is known: otherwise an unknown run that takes it tells nothing new. */
+static bool tells(const struct machine *machine, const struct table_edge *edge, const struct values *values)
+{
+	uint64_t written = machine->edge_writes[edge - machine->table->edges - machine->protocol->edges];
+
+	return (written & ~values->any) != 0;
+}
+
+/* ---- what depends on what ---- */
+
+static uint64_t writes_of(const struct machine *machine, uint32_t first, uint32_t count)
+{
+	uint64_t writes = 0;
+
+	for (uint32_t i = first; i < first + count; i++)
+		if (machine->table->sets[i].target & TABLE_GLOBAL_FLAG)
+			writes |= 1ull << (machine->table->sets[i].target & ~TABLE_GLOBAL_FLAG);
+	return writes;
+}
+
+static uint64_t reads_of(const struct machine *machine, uint32_t first, uint32_t count)
+{
+	uint64_t reads = 0;
+
+	for (uint32_t i = first; i < first + count; i++)
+		reads |= expression_globals(machine->table, machine->table->sets[i].code);
+	return reads;
+}
+
+static uint64_t rule_reads(const struct machine *machine, const struct table_node *node)
+{
+	uint64_t reads = 0;
+
+	for (uint32_t i = 0; node->value_kind == VALUE_EXPRESSION && i < node->value[1]; i++)
+		reads |= expression_globals(machine->table, machine->table->constants[node->value[0] + i]);
+	return reads;
+}
+
+void cause_add(const struct machine *machine, struct cause *cause, const struct table_edge *edge)
+{
+	uint32_t number = (uint32_t)(edge - machine->table->edges) - machine->protocol->edges;
+
+	cause->reads |= machine->edge_reads[number];
+	cause->writes |= machine->edge_writes[number];
+}
+
+/* Whether the move comes before something that depends on it: `reads` and `writes` are those of what comes after. */
+static bool matters(const struct found *move, const uint32_t *runs, uint32_t count, uint64_t reads, uint64_t writes, uint32_t opened)
+{
+	if (move->several || move->cause.writes & (reads | writes) || move->cause.reads & writes)
+		return true;
+	/* It gives back a slot that is needed, or a virtual CPU; or it was the last that kept the driver in memory. */
+	if (move->after == NOTHING && (opened >> move->cause.kind & 1 || move->cause.kind >= SEKISHO_IRQ ||
+				       (move->cause.kind == SEKISHO_TASK && opened >> SEKISHO_EXIT & 1)))
+		return true;
+	for (uint32_t i = 0; i < count; i++)
+		if (move->after != NOTHING && runs[i] == move->after)
+			return true;
+	return false;
+}
+
+/* Whether every move on the way to `cause` matters to it. */
+bool cause_holds(const struct machine *machine, const struct cause *cause)
+{
+	uint32_t runs[MOST_CHAIN + 1], count = 0, opened = cause->opens ? 1u << cause->kind : 0;
+	uint64_t reads = cause->reads, writes = cause->writes;
+
+	runs[count++] = cause->before;
+	for (uint32_t i = cause->parent; i != NOTHING && machine->found[i].cause.parent != NOTHING; i = machine->found[i].cause.parent) {
+		const struct found *move = &machine->found[i];
+
+		if (count > MOST_CHAIN)
+			return true;
+		if (!matters(move, runs, count, reads, writes, opened))
+			return false;
+		/* Where ways have been joined, that the last move of one of them matters is enough. */
+		if (move->joined)
+			return true;
+		runs[count++] = move->cause.before;
+		reads |= move->cause.reads;
+		writes |= move->cause.writes;
+		opened |= move->cause.opens ? 1u << move->cause.kind : 0;
+	}
+	return true;
+}
+
+/* ---- finding ---- */
+
+/* A run is on its way through passing nodes: no other may move. */
+static bool is_passing(const struct machine *machine, const struct run *run)
+{
+	return run->area == NOTHING && !run->pending && machine->table->nodes[run->node].passing;
+}
+
+/* The run that is on its way; NOTHING when there is none. Late alternatives have none: their runs stay at places. */
+uint32_t find_mover(const struct machine *machine, const struct alternative *alternative)
+{
+	for (uint32_t i = 0; i < alternative->count && !alternative->late; i++)
+		if (is_passing(machine, run_of(machine->store, alternative->runs[i])))
+			return i;
+	return NOTHING;
+}
+
+/* Places of records in a table that is emptied by raising its base: what is below it is old. */
+static bool is_taken(uint32_t slot, uint32_t base) { return slot > base; }
+
+/*
+ * One with the same runs for which every global is unknown in which the two differ. What either of the moves that led there reads or
+ * writes, the one that leads there does.
+ */
+static bool join_found(struct machine *machine, const struct found *other, struct found *found)
+{
+	struct alternative joined = *alternative_of(machine->store, found->alternative);
+	struct values values, more;
+
+	load_values(machine, alternative_of(machine->store, other->alternative)->values, &values);
+	load_values(machine, joined.values, &more);
+	join_values(&values, &more, machine->protocol->global_count);
+	joined.values = pool_intern(&machine->store->values, &values);
+	if (joined.values != NOTHING)
+		found->alternative = pool_intern(&machine->store->alternatives, &joined);
+	machine->merges++;
+	machine->full |= joined.values == NOTHING || found->alternative == NOTHING;
+	found->several |= other->several || other->cause.parent == NOTHING || other->after != found->after ||
+			  other->cause.opens != found->cause.opens || other->cause.kind != found->cause.kind;
+	found->cause.reads |= other->cause.reads;
+	found->cause.writes |= other->cause.writes;
+	found->joined = true;
+	return !machine->full;
+}
+
+/* What another with the same runs allows as well need not be looked at; where there are many with the same runs, two become one. */
+static void find(struct machine *machine, struct found *found)
+{
+	const struct alternative *alternative = alternative_of(machine->store, found->alternative);
+	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % FOUND_SLOTS, base = machine->found_base;
+	const struct found *last = NULL;
+	uint32_t alike = 0;
+
+	for (; is_taken(machine->found_slots[at], base); at = (at + 1) % FOUND_SLOTS) {
+		const struct found *other = &machine->found[machine->found_slots[at] - base - 1];
+		const struct alternative *there = alternative_of(machine->store, other->alternative);
+
+		if (other->alternative == found->alternative || covers_alternative(machine, there, alternative))
+			return;
+		if (same_runs(there, alternative)) {
+			last = other;
+			alike++;
+		}
+	}
+	if (alike > machine->budget / 2 && !join_found(machine, last, found))
+		return;
+	if (machine->found_count == MOST_FOUND) {
+		machine->tired = machine->full = true;
+		return;
+	}
+	machine->found[machine->found_count++] = *found;
+	machine->found_slots[at] = base + machine->found_count;
+}
+
+/*
+ * On one move an alternative may be met on several ways: what any of them reads or writes counts for all of them, and where that is
+ * more than before the alternative is looked at again.
+ */
+static void find_way(struct machine *machine, const struct found *way)
+{
+	const struct alternative *alternative = alternative_of(machine->store, way->alternative);
+	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % FOUND_SLOTS, base = machine->way_base;
+	struct found whole = *way;
+
+	for (; is_taken(machine->way_slots[at], base); at = (at + 1) % FOUND_SLOTS) {
+		const struct found *other = &machine->ways[machine->way_slots[at] - base - 1];
+
+		if (other->cause.before != way->cause.before ||
+		    (other->alternative != way->alternative &&
+		     !covers_alternative(machine, alternative_of(machine->store, other->alternative), alternative)))
+			continue;
+		if (other->alternative != way->alternative) {
+			if (!((way->cause.reads & ~other->cause.reads) | (way->cause.writes & ~other->cause.writes)))
+				return;
+			continue;
+		}
+		whole.cause.reads |= other->cause.reads;
+		whole.cause.writes |= other->cause.writes;
+		if (whole.cause.reads == other->cause.reads && whole.cause.writes == other->cause.writes)
+			return;
+		break;
+	}
+	if (machine->way_count == MOST_FOUND) {
+		machine->tired = machine->full = true;
+		return;
+	}
+	machine->ways[machine->way_count++] = whole;
+	machine->way_slots[at] = base + machine->way_count;
+}
+
+static uint32_t raised(uint32_t *slots, uint32_t base, uint32_t count)
+{
+	if (base < 0xffffffffu - 2 * MOST_FOUND)
+		return base + count;
+	memset(slots, 0, FOUND_SLOTS * sizeof *slots);
+	return 0;
+}
+
+static void find_draft(struct machine *machine, struct draft *draft, uint32_t after, bool moving)
+{
+	struct found found = { .cause = draft->cause, .after = after, .moving = moving };
+
+	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
+	found.alternative = NOTHING;
+	if (draft->alternative.values != NOTHING)
+		found.alternative = pool_intern(&machine->store->alternatives, &draft->alternative);
+	if (found.alternative == NOTHING)
+		machine->full = true;
+	else if (moving)
+		find_way(machine, &found);
+	else
+		find(machine, &found);
+}
+
+/* Takes an edge to a silent node or to the end. The draft is used up. */
+static void take_silent(struct machine *machine, const struct table_edge *edge, struct draft *draft)
+{
+	uint32_t after = NOTHING;
+	bool moving = false;
+
+	if (!edge_open(machine, edge, &draft->values, &draft->run))
+		return;
+	cause_add(machine, &draft->cause, edge);
+	assign(machine, edge->sets, edge->set_count, &draft->values, &draft->run);
+	if (edge->to != TABLE_END) {
+		draft->run.node = edge->to;
+		draft->run.area = NOTHING;
+		forget_dead(machine, &draft->run, machine->table->nodes[edge->to].live);
+		if (!insert_run(machine, &draft->alternative, &draft->run))
+			return;
+		moving = is_passing(machine, &draft->run);
+		after = pool_intern(&machine->store->runs, &draft->run);
+	}
+	find_draft(machine, draft, after, moving);
+}
+
+/* What a move from here is: it goes on from where the run rested, or is the first of a new one. */
+struct cause cause_of(const struct machine *machine, const struct found *from, uint32_t run, uint32_t kind)
+{
+	if (from->moving)
+		return from->cause;
+	return (struct cause){ .parent = (uint32_t)(from - machine->found), .before = run, .kind = (uint8_t)kind };
+}
+
+struct cause cause_of_opening(const struct machine *machine, const struct found *from, uint32_t kind)
+{
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	struct cause cause = cause_of(machine, from, NOTHING, kind);
+
+	cause.opens = true;
+	/* It may take the slot of an unknown run. */
+	if (alternative->unknown[kind] > 0)
+		cause.reads = cause.writes = EVERYTHING;
+	return cause;
+}
+
+/* Of an unknown run it is not known what it did before. */
+struct cause cause_of_unknown(const struct machine *machine, const struct found *from, uint32_t kind)
+{
+	struct cause cause = cause_of(machine, from, NOTHING, kind);
+
+	cause.reads = cause.writes = EVERYTHING;
+	cause.opens = true;
+	return cause;
+}
+
+static void silent_edges(struct machine *machine, const struct found *from, uint32_t index, uint32_t number)
+{
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	const struct run *run = run_of(machine->store, alternative->runs[index]);
+	const struct values *values = values_of(machine->store, alternative->values);
+	const struct table_node *node = &machine->table->nodes[number];
+	struct draft draft;
+
+	for (uint32_t i = node->edges; i < node->edges + node->edge_count && !machine->full; i++) {
+		const struct table_edge *edge = &machine->table->edges[i];
+
+		if (!is_silent(machine, edge))
+			continue;
+		/* A vague run may be at the edge's end already. */
+		if (edge->to != TABLE_END && in_area(machine, run, edge->to) && !tells(machine, edge, values))
+			continue;
+		draft_run(machine, alternative, index, &draft);
+		draft.cause = cause_of(machine, from, alternative->runs[index], run->kind);
+		take_silent(machine, edge, &draft);
+	}
+}
+
+static void silent_moves(struct machine *machine, const struct found *from)
+{
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	uint32_t mover = find_mover(machine, alternative);
+
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		const struct run *run = run_of(machine->store, alternative->runs[i]);
+		struct nesting nesting;
+		uint32_t node;
+
+		if (run->pending || (mover != NOTHING && i != mover))
+			continue;
+		if (is_bound(run)) {
+			find_nesting(machine, alternative, run->vcpu, &nesting);
+			if (!may_move(machine, &nesting, run, i, run->vcpu))
+				continue;
+		}
+		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
+		     node = next_node(machine, run, node + 1))
+			silent_edges(machine, from, i, node);
+	}
+}
+
+static void silent_openings(struct machine *machine, const struct found *from)
+{
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	const struct table_protocol *protocol = machine->protocol;
+	uint32_t unbound[SEKISHO_KINDS] = { 0 };
+	struct nesting nesting;
+	struct draft draft;
+
+	find_nesting(machine, alternative, SEKISHO_NO_VCPU, &nesting);
+	for (uint32_t i = 0; i < alternative->count; i++)
+		unbound[run_of(machine->store, alternative->runs[i])->kind] +=
+			!is_bound(run_of(machine->store, alternative->runs[i]));
+	for (uint32_t i = protocol->entries; i < protocol->entries + protocol->entry_count; i++) {
+		const struct table_entry *entry = &machine->table->entries[i];
+
+		if (unbound[entry->kind] >= protocol->slots[entry->kind])
+			continue;
+		for (uint32_t j = 0; j < entry->edge_count && !machine->full; j++) {
+			const struct table_edge *edge = &machine->table->edges[entry->edges + j];
+
+			if (!is_silent(machine, edge))
+				continue;
+			draft_new(machine, alternative, entry->kind, &draft);
+			draft.cause = cause_of_opening(machine, from, entry->kind);
+			if (take_slot(machine, &nesting, &draft.alternative, entry->kind))
+				take_silent(machine, edge, &draft);
+		}
+	}
+}
+
+static void silent_unknown(struct machine *machine, const struct found *from)
+{
+	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
+	const struct values *values = values_of(machine->store, alternative->values);
+	struct draft draft;
+
+	for (uint32_t i = 0; i < machine->writer_count && !machine->full; i++) {
+		const struct table_edge *edge = &machine->table->edges[machine->writers[i]];
+		uint32_t kinds = machine->table->nodes[edge->from].kinds;
+
+		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++) {
+			if (!(kinds >> kind & 1) || alternative->unknown[kind] == 0 || !tells(machine, edge, values))
+				continue;
+			draft_unknown(machine, alternative, kind, edge, &draft);
+			draft.cause = cause_of_unknown(machine, from, kind);
+			take_silent(machine, edge, &draft);
+		}
+	}
+}
+
+/*
+ * Visits all that may have come about silently since the alternatives in `members`, these first (without `further` only these), in
+ * the order of how many moves it takes.
+ */
+void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, const void *context)
+{
+	machine->found_base = raised(machine->found_slots, machine->found_base, machine->found_count);
+	machine->found_count = 0;
+	for (uint32_t i = 0; i < count && !machine->full; i++) {
+		struct found found = { .alternative = members[i], .after = NOTHING };
+
+		found.cause.parent = found.cause.before = NOTHING;
+		find(machine, &found);
+	}
+	for (uint32_t i = 0; i < machine->found_count && !machine->full; i++) {
+		const struct found *from = &machine->found[i];
+
+		visit(machine, from, context);
+		if (!further)
+			continue;
+		machine->way_base = raised(machine->way_slots, machine->way_base, machine->way_count);
+		machine->way_count = 0;
+		silent_moves(machine, from);
+		silent_openings(machine, from);
+		silent_unknown(machine, from);
+		for (uint32_t j = 0; j < machine->way_count && !machine->full; j++) {
+			visit(machine, &machine->ways[j], context);
+			silent_moves(machine, &machine->ways[j]);
+		}
+	}
+}
+
+bool explore_open(struct machine *machine, uint64_t *memory)
+{
+	const struct table_protocol *protocol = machine->protocol;
+
+	machine->found = take(memory, MOST_FOUND, sizeof *machine->found);
+	machine->found_slots = take(memory, FOUND_SLOTS, sizeof *machine->found_slots);
+	machine->ways = take(memory, MOST_FOUND, sizeof *machine->ways);
+	machine->way_slots = take(memory, FOUND_SLOTS, sizeof *machine->way_slots);
+	machine->edge_reads = take(memory, protocol->edge_count + 1ull, sizeof *machine->edge_reads);
+	machine->edge_writes = take(memory, protocol->edge_count + 1ull, sizeof *machine->edge_writes);
+	machine->signal_reads = machine->signal_writes = 0;
+	if (!machine->found || !machine->found_slots || !machine->ways || !machine->way_slots || !machine->edge_reads || !machine->edge_writes)
+		return false;
+	for (uint32_t i = 0; i < protocol->edge_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[protocol->edges + i];
+
+		machine->edge_writes[i] = writes_of(machine, edge->sets, edge->set_count);
+		machine->edge_reads[i] = reads_of(machine, edge->sets, edge->set_count);
+		if (edge->when != TABLE_NONE)
+			machine->edge_reads[i] |= expression_globals(machine->table, edge->when);
+		if (!is_silent(machine, edge))
+			machine->edge_reads[i] |= rule_reads(machine, &machine->table->nodes[edge->to]);
+	}
+	machine->rising = 0;
+	for (uint32_t i = 0; i < protocol->global_count; i++)
+		machine->rising |= (uint64_t)machine->table->globals[protocol->globals + i].rising << i;
+	for (uint32_t i = protocol->signals; i < protocol->signals + protocol->signal_count; i++) {
+		machine->signal_writes |= writes_of(machine, machine->table->signals[i].sets, machine->table->signals[i].set_count);
+		machine->signal_reads |= reads_of(machine, machine->table->signals[i].sets, machine->table->signals[i].set_count);
+	}
+	return true;
+}
+
+void explore_close(struct machine *machine)
+{
+	give_back(machine->found);
+	give_back(machine->found_slots);
+	give_back(machine->ways);
+	give_back(machine->way_slots);
+	give_back(machine->edge_reads);
+	give_back(machine->edge_writes);
+}

@@ -16,6 +16,8 @@ INSTRUCTION_LIMIT = 15
 """Longest x86 instruction in bytes (Intel SDM vol. 2A, 2.3.11)."""
 
 _LANGUAGES: dict[Architecture, str] = {"i386": "x86:LE:32:default", "x86-64": "x86:LE:64:default"}
+_POINTING = frozenset((Code.LOAD, Code.STORE))
+"""Operations whose first operand in Ghidra is the address space that the second points into."""
 _SPACES = {"const": CONST, "register": REGISTER, "unique": UNIQUE, "ram": RAM}
 
 
@@ -94,11 +96,10 @@ class Language:
         return name.lower() if name else f"reg[{register.offset:#x}:{register.size}]"
 
     def _varnode(self, raw: Any) -> Varnode:
-        key = (raw.space, raw.offset, raw.size)
-        known = self._varnodes.get(key)
-        if known is None:
-            known = self._varnodes[key] = Varnode(_SPACES[raw.space.name], raw.offset, raw.size)
-        return known
+        """Return a varnode that has not been met before, and keep it."""
+        found = Varnode(_SPACES[raw.space.name], raw.offset, raw.size)
+        self._varnodes[raw.space, raw.offset, raw.size] = found
+        return found
 
     def lift(self, code: bytes, offset: int, address: int) -> Instruction | None:
         """Lift the instruction at `offset` of `code`, which is loaded at `address`; None if it is not a valid one."""
@@ -121,26 +122,36 @@ class Language:
         # SLEIGH reads zeroes behind the end of its buffer.
         if offset + length > len(code):
             return None
-        codes, varnode = self._codes, self._varnode
+        codes, known, varnode = self._codes, self._varnodes.get, self._varnode
         ops = []
+        idle = True
         for op in raw[1:]:
             code_number = codes[id(op.opcode)]
-            output = op.output
-            inputs = op.inputs
-            if code_number == Code.LOAD or code_number == Code.STORE:
+            result, inputs = op.output, op.inputs
+            if code_number in _POINTING:
                 inputs = inputs[1:]
-            ops.append(
-                Op(code_number, None if output is None else varnode(output), tuple([varnode(each) for each in inputs]))
-            )
-        if all(op.output is not None and op.output.space == UNIQUE and op.code != Code.CALLOTHER for op in ops):
+            output = None
+            if result is not None:
+                output = known((result.space, result.offset, result.size)) or varnode(result)
+            idle = idle and output is not None and output.space == UNIQUE and code_number != Code.CALLOTHER
+            operands = [known((each.space, each.offset, each.size)) or varnode(each) for each in inputs]
+            ops.append(Op(code_number, output, tuple(operands)))
+        if idle:
             ops.clear()  # multi-byte no-ops compute an address for nothing
         return _classified(address, length, tuple(ops))
 
 
+_NEAR = (1 << 31) + 16
+
+
 def _fixed(instruction: Instruction) -> bool:
     """Whether nothing in an instruction is near its address, as what is computed from that would be."""
-    near = range(instruction.address - (1 << 31) - 16, instruction.address + (1 << 31) + 16)
-    return not any(each.space in (CONST, RAM) and each.offset in near for op in instruction.ops for each in op.inputs)
+    first, last = instruction.address - _NEAR, instruction.address + _NEAR
+    for _, _, inputs in instruction.ops:
+        for space, offset, _ in inputs:
+            if first <= offset < last and space in (CONST, RAM):
+                return False
+    return True
 
 
 # Numbers of SLEIGH's user operations for x86 (ia.sinc: "define pcodeop", in order).

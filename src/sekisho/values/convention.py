@@ -4,7 +4,7 @@ x86-64 is the System V ABI. For i386, GRUB and Linux pass the first three argume
 built without it passes them on the stack, and finds them there all the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from sekisho.lift import REGISTER, Language, Varnode, language
@@ -32,9 +32,18 @@ class Convention:
     source: Place
     destination: Place
     count: Place
+    known: dict[Varnode, tuple[Place, int, int] | None] = field(default_factory=dict, repr=False, compare=False)
+    """What `whole` has given."""
 
     def whole(self, varnode: Varnode) -> tuple[Place, int, int] | None:
         """Return (register, its size, offset of `varnode` in it), or None for a register that is not followed."""
+        try:
+            return self.known[varnode]
+        except KeyError:
+            found = self.known[varnode] = self._whole(varnode)
+            return found
+
+    def _whole(self, varnode: Varnode) -> tuple[Place, int, int] | None:
         offset = varnode.offset
         if offset < self.general_end:
             place = offset - offset % self.word

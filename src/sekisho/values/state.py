@@ -29,14 +29,9 @@ class State:
 
     def symbols(self) -> set[Expression]:
         """Return the symbols that something here means."""
-        found: set[Expression] = set()
-        for value in self.registers.values():
-            if value.__class__ is not int:
-                found |= value.symbols  # type: ignore[union-attr]
-        for _, value in self.slots.values():
-            if value.__class__ is not int:
-                found |= value.symbols  # type: ignore[union-attr]
-        return found
+        values = {value for value in self.registers.values() if value.__class__ is not int}
+        values.update([value for _, value in self.slots.values() if value.__class__ is not int])
+        return set().union(*[value.symbols for value in values])  # type: ignore[union-attr]
 
     def prune(self) -> None:
         """Keep only the sets of those symbols that something here means."""

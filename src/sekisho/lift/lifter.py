@@ -18,6 +18,8 @@ INSTRUCTION_LIMIT = 15
 _LANGUAGES: dict[Architecture, str] = {"i386": "x86:LE:32:default", "x86-64": "x86:LE:64:default"}
 _POINTING = frozenset((Code.LOAD, Code.STORE))
 """Operations whose first operand in Ghidra is the address space that the second points into."""
+_MOVING = frozenset(range(Code.BRANCH, Code.RETURN + 1))
+"""Operations that move control, or do what only the processor knows."""
 _SPACES = {"const": CONST, "register": REGISTER, "unique": UNIQUE, "ram": RAM}
 
 
@@ -86,6 +88,7 @@ class Language:
         self._varnodes: dict[tuple[Any, int, int], Varnode] = {}
         self._fixed: dict[bytes, Instruction] = {}
         """Instructions that do the same wherever they stand, by their bytes."""
+        self._parity = self.registers["PF"].offset
         self._codes = {id(getattr(pypcode.OpCode, code.name)): int(code) for code in Code}
         self._names = {varnode: name for name, varnode in self.registers.items()}
         self.stack_pointer = self.registers["RSP" if self.word == 8 else "ESP"]
@@ -124,8 +127,8 @@ class Language:
             return None
         codes, known, varnode = self._codes, self._varnodes.get, self._varnode
         ops = []
-        idle = True
-        for op in raw[1:]:
+        idle, plain = True, True
+        for op in self._without_parity(raw):
             code_number = codes[id(op.opcode)]
             result, inputs = op.output, op.inputs
             if code_number in _POINTING:
@@ -133,12 +136,24 @@ class Language:
             output = None
             if result is not None:
                 output = known((result.space, result.offset, result.size)) or varnode(result)
-            idle = idle and output is not None and output.space == UNIQUE and code_number != Code.CALLOTHER
+            plain = plain and code_number not in _MOVING
+            idle = idle and output is not None and output.space == UNIQUE
             operands = [known((each.space, each.offset, each.size)) or varnode(each) for each in inputs]
             ops.append(Op(code_number, output, tuple(operands)))
-        if idle:
-            ops.clear()  # multi-byte no-ops compute an address for nothing
+        if plain:
+            # Multi-byte no-ops compute an address for nothing.
+            return Instruction(address, length, () if idle else tuple(ops))
         return _classified(address, length, tuple(ops))
+
+    def _without_parity(self, raw: list[Any]) -> list[Any]:
+        """Leave out what the parity flag is computed with: the end of all arithmetic, but no driver asks for it."""
+        result = raw[-1].output
+        if result is not None and result.offset == self._parity and result.space.name == "register":
+            # resultflags of ia.sinc; behind shifts by 0, which change no flag, four more (shiftresultflags).
+            for length in (4, 8):
+                if len(raw) > length and raw[1 - length].opcode == pypcode.OpCode.POPCOUNT:
+                    return raw[1:-length]
+        return raw[1:]
 
 
 _NEAR = (1 << 31) + 16

@@ -26,7 +26,8 @@ class Convention:
     clobbered: frozenset[Place]
     flags: range
     results: frozenset[Place]
-    """Flags that arithmetic sets: carry, parity, zero, sign, overflow."""
+    """Flags that arithmetic sets: carry, zero, sign, overflow (parity is not followed)."""
+    parity: Place
     general_end: int
     names: dict[Place, str]
     source: Place
@@ -48,7 +49,7 @@ class Convention:
         if offset < self.general_end:
             place = offset - offset % self.word
             return (place, self.word, offset - place) if offset + varnode.size <= place + self.word else None
-        if offset in self.flags and varnode.size == 1:
+        if offset in self.flags and offset != self.parity and varnode.size == 1:
             return offset, 1, 0
         return None
 
@@ -81,7 +82,8 @@ def convention(architecture: str) -> Convention:
         saved=frozenset(at(name) for name in saved),
         clobbered=frozenset(places) - frozenset(at(name) for name in [*saved, "RSP"]),
         flags=range(registers["CF"].offset, registers["CF"].offset + 0x20),
-        results=frozenset(registers[name].offset for name in ("CF", "PF", "ZF", "SF", "OF")),
+        results=frozenset(registers[name].offset for name in ("CF", "ZF", "SF", "OF")),
+        parity=registers["PF"].offset,
         general_end=max(places) + (8 if wide else 4),
         names=places,
         source=at("RSI"),

@@ -192,12 +192,10 @@ class Worklist:
             target.merges = True
         self._reconcile(before, arriving)
         if target.joiner is None:
-            target.joiner = Joiner(target.number, self._object, self.sources)
-        stretch = target.stretch
-        routine = target.activation.routine
-        merged = target.joiner.join(
-            before, arriving, stretch.head, routine.thresholds, f"loop at {self.where(stretch.address)}"
-        )
+            stretch, thresholds = target.stretch, target.activation.routine.thresholds
+            why = f"loop at {self.where(stretch.address)}"
+            target.joiner = Joiner(target.number, self._object, self.sources, stretch.head, thresholds, why)
+        merged = target.joiner.join(before, arriving)
         if merged is not None:
             target.state = merged
             self._queue(target)

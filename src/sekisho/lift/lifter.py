@@ -234,15 +234,14 @@ class Lifter:
 
     def at(self, address: int) -> Instruction | None:
         """Return the instruction at `address`, or None where the image has no code or SLEIGH knows no such one."""
-        try:
+        if address in self._known:
             return self._known[address]
-        except KeyError:
-            section = self.image.section_at(address)
-            instruction = None
-            if section is not None and section.executable:
-                instruction = self.language.lift(section.data, address - section.address, address)
-            self._known[address] = instruction
-            return instruction
+        section = self.image.section_at(address)
+        instruction = None
+        if section is not None and section.executable:
+            instruction = self.language.lift(section.data, address - section.address, address)
+        self._known[address] = instruction
+        return instruction
 
     def text(self, address: int) -> str:
         """Return the instruction at `address` in (lower-case) Intel syntax, or `(bad)`."""

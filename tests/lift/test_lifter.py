@@ -58,6 +58,21 @@ def test_long_no_ops_do_nothing(tmp_path: Path, text: str) -> None:
     assert instruction.ops == () or text.startswith("xchg")
 
 
+@pytest.mark.parametrize("text", ["add eax, ebx", "test ecx, ecx", "shl eax, 3", "shr rdx, cl", "neg al"])
+def test_arithmetic_sets_flags_but_not_parity(tmp_path: Path, text: str) -> None:
+    lifter, (instruction,) = lifted(tmp_path, text)
+    written = {op.output for op in instruction.ops}
+    registers = lifter.language.registers
+    assert {registers["ZF"], registers["SF"]} <= written
+    assert registers["PF"] not in written
+    assert not any(op.code == Code.POPCOUNT for op in instruction.ops)
+
+
+def test_counting_bits_is_no_parity(tmp_path: Path) -> None:
+    _, (instruction,) = lifted(tmp_path, "popcnt eax, ecx")
+    assert any(op.code == Code.POPCOUNT for op in instruction.ops)
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 def test_port_and_data_of_each_direction(tmp_path: Path, bits: int) -> None:
     """SLEIGH writes out(port, value) for OUT but out(value, port) for OUTS; here the port is always the port."""

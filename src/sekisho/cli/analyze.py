@@ -38,7 +38,7 @@ def analyze(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Processor time for one file; its sites are unknown if that is not enough."),
+        typer.Option(min=0.1, help="Processor time for one file; past it, each site is judged by the code around it."),
     ] = None,
     memory: Annotated[int | None, typer.Option(min=1, metavar="MIB", help="Memory for one file.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Print no tables of sites, only the summary.")] = False,

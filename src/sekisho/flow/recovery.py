@@ -221,14 +221,15 @@ class _Recovery:
 
     def _instruction(self, address: int) -> Instruction | None:
         """Return the instruction with the kernel's thunks replaced by what they stand for."""
-        if address not in self._rewritten:
-            instruction = self.lifter.at(address)
-            if instruction is not None and instruction.target is not None:
-                extern = self.image.extern_at(instruction.target)
-                if extern is not None and extern[1] == 0:
-                    instruction = self._without_thunk(instruction, extern[0].name)
-            self._rewritten[address] = instruction
-        return self._rewritten[address]
+        if address in self._rewritten:
+            return self._rewritten[address]
+        instruction = self.lifter.at(address)
+        if instruction is not None and instruction.target is not None:
+            extern = self.image.extern_at(instruction.target)
+            if extern is not None and extern[1] == 0:
+                instruction = self._without_thunk(instruction, extern[0].name)
+        self._rewritten[address] = instruction
+        return instruction
 
     def _without_thunk(self, instruction: Instruction, name: str) -> Instruction:
         if name in TRACE_CALLS:
@@ -246,17 +247,19 @@ class _Recovery:
 
     def _step(self, draft: _Draft, instruction: Instruction) -> _Step | None:
         """Return how control leaves `instruction`, or None if it just goes on."""
-        address = instruction.address
-        step = self._plain_step(draft, instruction)
-        extra = self.extra.get(address)
+        step = self._plain_step(draft, instruction) if instruction.kind else None
+        extra = self.extra.get(instruction.address)
         if extra:
             if step is None:
                 step = _Step("fall", (Edge("fall", instruction.end),))
             added = tuple(edge for edge in extra if edge not in step.edges)
             step = step._replace(edges=(*step.edges, *added))
-        if step is None and instruction.end in self.starts and instruction.end != draft.address:
-            # Running into the next function: assembly that does so on purpose.
-            return _Step("tail call", (), Call(address, instruction.end, None, None, tail=True, returns=True))
+        if step is None:
+            behind = instruction.end
+            if behind in self.starts and behind != draft.address:
+                # Running into the next function: assembly that does so on purpose.
+                call = Call(instruction.address, behind, None, None, tail=True, returns=True)
+                return _Step("tail call", (), call)
         return step
 
     def _plain_step(self, draft: _Draft, instruction: Instruction) -> _Step | None:

@@ -87,8 +87,9 @@ class Image:
         return 8 if self.architecture == "x86-64" else 4
 
     @cached_property
-    def _section_starts(self) -> list[int]:
-        return [section.address for section in self._sections_in_order]
+    def _section_bounds(self) -> tuple[list[int], list[int]]:
+        order = self._sections_in_order
+        return [section.address for section in order], [section.end for section in order]
 
     @cached_property
     def _sections_in_order(self) -> list[Section]:
@@ -114,11 +115,9 @@ class Image:
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that holds `address`."""
-        index = bisect_right(self._section_starts, address) - 1
-        if index < 0:
-            return None
-        section = self._sections_in_order[index]
-        return section if address < section.end else None
+        starts, ends = self._section_bounds
+        index = bisect_right(starts, address) - 1
+        return self._sections_in_order[index] if index >= 0 and address < ends[index] else None
 
     def is_code(self, address: int) -> bool:
         """Whether `address` lies in an executable section."""

@@ -16,6 +16,10 @@ INSTRUCTION_LIMIT = 15
 """Longest x86 instruction in bytes (Intel SDM vol. 2A, 2.3.11)."""
 
 _LANGUAGES: dict[Architecture, str] = {"i386": "x86:LE:32:default", "x86-64": "x86:LE:64:default"}
+_POINTING = frozenset((Code.LOAD, Code.STORE))
+"""Operations whose first operand in Ghidra is the address space that the second points into."""
+_MOVING = frozenset(range(Code.BRANCH, Code.RETURN + 1))
+"""Operations that move control, or do what only the processor knows."""
 _SPACES = {"const": CONST, "register": REGISTER, "unique": UNIQUE, "ram": RAM}
 
 
@@ -84,6 +88,7 @@ class Language:
         self._varnodes: dict[tuple[Any, int, int], Varnode] = {}
         self._fixed: dict[bytes, Instruction] = {}
         """Instructions that do the same wherever they stand, by their bytes."""
+        self._parity = self.registers["PF"].offset
         self._codes = {id(getattr(pypcode.OpCode, code.name)): int(code) for code in Code}
         self._names = {varnode: name for name, varnode in self.registers.items()}
         self.stack_pointer = self.registers["RSP" if self.word == 8 else "ESP"]
@@ -94,11 +99,10 @@ class Language:
         return name.lower() if name else f"reg[{register.offset:#x}:{register.size}]"
 
     def _varnode(self, raw: Any) -> Varnode:
-        key = (raw.space, raw.offset, raw.size)
-        known = self._varnodes.get(key)
-        if known is None:
-            known = self._varnodes[key] = Varnode(_SPACES[raw.space.name], raw.offset, raw.size)
-        return known
+        """Return a varnode that has not been met before, and keep it."""
+        found = Varnode(_SPACES[raw.space.name], raw.offset, raw.size)
+        self._varnodes[raw.space, raw.offset, raw.size] = found
+        return found
 
     def lift(self, code: bytes, offset: int, address: int) -> Instruction | None:
         """Lift the instruction at `offset` of `code`, which is loaded at `address`; None if it is not a valid one."""
@@ -121,26 +125,48 @@ class Language:
         # SLEIGH reads zeroes behind the end of its buffer.
         if offset + length > len(code):
             return None
-        codes, varnode = self._codes, self._varnode
+        codes, known, varnode = self._codes, self._varnodes.get, self._varnode
         ops = []
-        for op in raw[1:]:
+        idle, plain = True, True
+        for op in self._without_parity(raw):
             code_number = codes[id(op.opcode)]
-            output = op.output
-            inputs = op.inputs
-            if code_number == Code.LOAD or code_number == Code.STORE:
+            result, inputs = op.output, op.inputs
+            if code_number in _POINTING:
                 inputs = inputs[1:]
-            ops.append(
-                Op(code_number, None if output is None else varnode(output), tuple([varnode(each) for each in inputs]))
-            )
-        if all(op.output is not None and op.output.space == UNIQUE and op.code != Code.CALLOTHER for op in ops):
-            ops.clear()  # multi-byte no-ops compute an address for nothing
+            output = None
+            if result is not None:
+                output = known((result.space, result.offset, result.size)) or varnode(result)
+            plain = plain and code_number not in _MOVING
+            idle = idle and output is not None and output.space == UNIQUE
+            operands = [known((each.space, each.offset, each.size)) or varnode(each) for each in inputs]
+            ops.append(Op(code_number, output, tuple(operands)))
+        if plain:
+            # Multi-byte no-ops compute an address for nothing.
+            return Instruction(address, length, () if idle else tuple(ops))
         return _classified(address, length, tuple(ops))
+
+    def _without_parity(self, raw: list[Any]) -> list[Any]:
+        """Leave out what the parity flag is computed with: the end of all arithmetic, but no driver asks for it."""
+        result = raw[-1].output
+        if result is not None and result.offset == self._parity and result.space.name == "register":
+            # resultflags of ia.sinc; behind shifts by 0, which change no flag, four more (shiftresultflags).
+            for length in (4, 8):
+                if len(raw) > length and raw[1 - length].opcode == pypcode.OpCode.POPCOUNT:
+                    return raw[1:-length]
+        return raw[1:]
+
+
+_NEAR = (1 << 31) + 16
 
 
 def _fixed(instruction: Instruction) -> bool:
     """Whether nothing in an instruction is near its address, as what is computed from that would be."""
-    near = range(instruction.address - (1 << 31) - 16, instruction.address + (1 << 31) + 16)
-    return not any(each.space in (CONST, RAM) and each.offset in near for op in instruction.ops for each in op.inputs)
+    first, last = instruction.address - _NEAR, instruction.address + _NEAR
+    for _, _, inputs in instruction.ops:
+        for space, offset, _ in inputs:
+            if first <= offset < last and space in (CONST, RAM):
+                return False
+    return True
 
 
 # Numbers of SLEIGH's user operations for x86 (ia.sinc: "define pcodeop", in order).
@@ -208,15 +234,14 @@ class Lifter:
 
     def at(self, address: int) -> Instruction | None:
         """Return the instruction at `address`, or None where the image has no code or SLEIGH knows no such one."""
-        try:
+        if address in self._known:
             return self._known[address]
-        except KeyError:
-            section = self.image.section_at(address)
-            instruction = None
-            if section is not None and section.executable:
-                instruction = self.language.lift(section.data, address - section.address, address)
-            self._known[address] = instruction
-            return instruction
+        section = self.image.section_at(address)
+        instruction = None
+        if section is not None and section.executable:
+            instruction = self.language.lift(section.data, address - section.address, address)
+        self._known[address] = instruction
+        return instruction
 
     def text(self, address: int) -> str:
         """Return the instruction at `address` in (lower-case) Intel syntax, or `(bad)`."""

@@ -44,7 +44,7 @@ class Accesses(Publication):
                 node.seen = None
                 element = self.memory.load_element(region, first, last, stride, size, node)
                 return self._result(node, state, step, element, f"{region.name}[…]")
-            places = list(range(first, last + 1, stride))
+            places = self._walked(first, last, stride)
         early = self._early(state)
         first_stack = STACK_FIRST[self.word]
         end_of_stacks = first_stack + (self.stacks + 1) * STACK_STEP[self.word]
@@ -62,12 +62,14 @@ class Accesses(Publication):
         else:
             found_set = self.memory.load_any(tuple(places), size, node, early)
         assert found_set is not None
+        if found_set.single is not None:
+            return found_set.single
         name = self.memory.name(places[0]) + ("…" if len(places) > 1 else "")
         if places[0] in self.settable:
             name = f"parameter {self.settable[places[0]]}"
         result = self._result(node, state, step, found_set, name)
-        if isinstance(result, Expression):
-            self.cells[result] = (tuple(places), size)
+        assert isinstance(result, Expression)
+        self.cells[result] = (tuple(places), size)
         return result
 
     def _on_stack(self, node: Node, address: int) -> str:
@@ -112,17 +114,20 @@ class Accesses(Publication):
                 self._widen(step.address, f"a store to an unknown place in {region.name}")
                 self.memory.smear(region, first, min(last + size, region.end), state.abstract(value))
                 return
-            places = [first + i * stride for i in range(count)]
+            places = self._walked(first, last, stride)
         stored = state.abstract(value)
-        plain = not self._early(state)
+        early = self._early(state)
+        plain = not early
         if plain:
             # Cells only grow: what was stored here at the last visit is still in them.
             known = node.stored.get(step.address)
             if known is not None and known[0] is places and known[1] is stored and known[2] is step:
                 return
         reached: dict[int, Region] = {}
+        first_stack = STACK_FIRST[self.word]
+        end_of_stacks = first_stack + (self.stacks + 1) * STACK_STEP[self.word]
         for address in places:
-            if self.is_stack(address):
+            if first_stack <= address < end_of_stacks:
                 plain = False
                 slots = dict(state.slots)
                 for start, (length, old) in list(slots.items()):
@@ -136,7 +141,7 @@ class Accesses(Publication):
                             )
                 state.slots = slots
                 continue
-            if self._early(state) and read_slot(state.slots, address, size) is not None:
+            if early and read_slot(state.slots, address, size) is not None:
                 slots = dict(state.slots)
                 old = read_slot(slots, address, size)
                 assert old is not None
@@ -146,7 +151,7 @@ class Accesses(Publication):
             if touched is None:
                 self._publish_store(state, address, size, value, stored)
             else:
-                self.memory.store(address, size, stored)
+                self.memory.store_in(touched, address, size, stored)
                 reached[touched.start] = touched
         for start, touched in reached.items():
             if start in self.escaped:

@@ -69,10 +69,10 @@ class Calls(Externs):
                 key, routine, activation.origin, activation, call.address, node.rounds, priority, stack
             )
         callee.stack = stack
-        link = self._link(node, call, back, callee, stack)
+        fresh = self._link(node, call, back, callee, stack)
         self._flow(node, self._node(routine.entry, callee, ()), state, "call")
-        if link:
-            self._resume(callee)
+        if fresh is not None:
+            self._resume(callee, [fresh])
 
     def _exact(self, node: Node, state: State, target: int) -> bool:
         """Whether the callee is to see the caller's whole state: in init, and when it is given the caller's stack."""
@@ -96,27 +96,27 @@ class Calls(Externs):
             current = current.parent
         return False
 
-    def _link(self, node: Node, call: Call, back: int | None, callee: Activation, stack: int) -> bool:
-        """Note where the callee returns to; tell whether that is new."""
+    def _link(self, node: Node, call: Call, back: int | None, callee: Activation, stack: int) -> Link | None:
+        """Note where the callee returns to; return that if it is new."""
         key = (node.number, -1 if call.tail else back)
         link = callee.links.get(key)
-        fresh = link is None
+        fresh = None
         if link is None:
             if call.tail:
                 link = Link(node.stretch, node.activation, node, stack + self.word, tail=True)
             else:
                 stretch = None if back is None else node.activation.routine.stretches.get(back)
                 if stretch is None:
-                    return False
+                    return None
                 link = Link(stretch, node.activation, node, stack + self.word)
                 kept = stretch.live & self.convention.clobbered - {self.convention.result}
                 if kept:
                     kept -= self.functions.changed(callee.routine.function.address)
                     link.survivors = kept - node.stretch.segment.registers.keys()
-            callee.links[key] = link
+            callee.links[key] = fresh = link
         if link.survivors and link.before is not node.state:
             link.before = node.state
-            return True
+            return link
         return fresh
 
     def _enter_merged(self, node: Node, state: State, call: Call, routine: Routine, back: int | None) -> None:
@@ -159,17 +159,20 @@ class Calls(Externs):
                     address = callee.stack + offset * self.word
                     slots[address] = (slot[0], self._parameter(state, slot[1], callee, address, environment))
         base = stack if isinstance(stack, int) else node.activation.stack
-        fresh = self._link(node, call, back, callee, base)
+        linked = self._link(node, call, back, callee, base)
         after = State(dict(state.registers), state.slots, state.environment)
         arguments = [state.registers.get(place) for place in self.convention.arguments]
         self._expose(node, after, arguments, f"passed to {routine.function.name}", False)
+        fresh: list[Link] = []
         for link in callee.links.values():
             if link.caller is node and (link.state is None or not equal(link.state, after)):
                 link.state = after
-                fresh = True
+                fresh.append(link)
+            elif link is linked:
+                fresh.append(link)
         self._flow(node, self._node(routine.entry, callee, ()), State(registers, slots, environment), "call")
         if fresh:
-            self._resume(callee)
+            self._resume(callee, fresh)
 
     def _context(self, node: Node, state: State, call: Call, address: int, many: bool) -> object:
         """Return what tells the contexts of a callee apart: the arguments that decide something in it.

@@ -30,6 +30,9 @@ def refine(environment: Mapping[Expression, Abstract], condition: Value, truth: 
 
 def _filter(condition: Expression, truth: bool, only: Expression, found: Abstract) -> Abstract | None:
     """Return the members of `found` for which the condition has this truth; None if there are none."""
+    asked = condition, truth, found
+    if asked in _filtered:
+        return _filtered[asked]
     stand_in = symbol(("only",), only.size)
     shape = substitute(condition, {only: stand_in})
     if isinstance(shape, int):
@@ -37,17 +40,18 @@ def _filter(condition: Expression, truth: bool, only: Expression, found: Abstrac
     condition, only = shape, stand_in
     key = (condition, truth, found)
     if key in _filtered:
-        return _filtered[key]
+        result = _filtered[asked] = _filtered[key]
+        return result
     members = found.members(_ENUMERATE)
     assert members is not None
     results = compute_each(condition, only, members)
     kept = [v for v, holds in zip(members, results, strict=True) if bool(holds) == truth]
-    result: Abstract | None = None
+    result = None
     if kept:
         result = found if len(kept) == len(members) else finite(kept)
         if found.why and result is not found:
             result = Abstract(result.values, result.lo, result.hi, result.step, result.zeros, result.ones, found.why)
-    _filtered[key] = result
+    _filtered[asked] = _filtered[key] = result
     return result
 
 

@@ -4,7 +4,7 @@ x86-64 is the System V ABI. For i386, GRUB and Linux pass the first three argume
 built without it passes them on the stack, and finds them there all the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from sekisho.lift import REGISTER, Language, Varnode, language
@@ -26,20 +26,30 @@ class Convention:
     clobbered: frozenset[Place]
     flags: range
     results: frozenset[Place]
-    """Flags that arithmetic sets: carry, parity, zero, sign, overflow."""
+    """Flags that arithmetic sets: carry, zero, sign, overflow (parity is not followed)."""
+    parity: Place
     general_end: int
     names: dict[Place, str]
     source: Place
     destination: Place
     count: Place
+    known: dict[Varnode, tuple[Place, int, int] | None] = field(default_factory=dict, repr=False, compare=False)
+    """What `whole` has given."""
 
     def whole(self, varnode: Varnode) -> tuple[Place, int, int] | None:
         """Return (register, its size, offset of `varnode` in it), or None for a register that is not followed."""
+        try:
+            return self.known[varnode]
+        except KeyError:
+            found = self.known[varnode] = self._whole(varnode)
+            return found
+
+    def _whole(self, varnode: Varnode) -> tuple[Place, int, int] | None:
         offset = varnode.offset
         if offset < self.general_end:
             place = offset - offset % self.word
             return (place, self.word, offset - place) if offset + varnode.size <= place + self.word else None
-        if offset in self.flags and varnode.size == 1:
+        if offset in self.flags and offset != self.parity and varnode.size == 1:
             return offset, 1, 0
         return None
 
@@ -72,7 +82,8 @@ def convention(architecture: str) -> Convention:
         saved=frozenset(at(name) for name in saved),
         clobbered=frozenset(places) - frozenset(at(name) for name in [*saved, "RSP"]),
         flags=range(registers["CF"].offset, registers["CF"].offset + 0x20),
-        results=frozenset(registers[name].offset for name in ("CF", "PF", "ZF", "SF", "OF")),
+        results=frozenset(registers[name].offset for name in ("CF", "ZF", "SF", "OF")),
+        parity=registers["PF"].offset,
         general_end=max(places) + (8 if wide else 4),
         names=places,
         source=at("RSI"),

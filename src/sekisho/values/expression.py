@@ -16,6 +16,9 @@ COST_LIMIT = 48
 """An expression with more operations than this is replaced by the set of its values."""
 
 
+_NO_SYMBOLS: "frozenset[Expression]" = frozenset()
+
+
 class Expression:
     """An operation of P-code on `args` of `width` bytes that gives `size` bytes; made by `make`, compared by identity.
 
@@ -33,21 +36,21 @@ class Expression:
         self.width = width
         self.name: Name = ()
         self.value: Abstract | None = None
-        self.weak = False
-        self.cost = 1
-        self.repeats = False
+        parts: list[Expression] = [arg for arg in args if arg.__class__ is not int]  # type: ignore[misc]
+        first = parts[0] if parts else None
+        self.weak: bool = first is not None and first.weak
+        self.cost: int = 1 if first is None else 1 + first.cost
+        self.repeats: bool = first is not None and first.repeats
         """Whether a symbol occurs more than once."""
-        symbols: frozenset[Expression] = frozenset()
-        for arg in args:
-            if arg.__class__ is not int:
-                assert isinstance(arg, Expression)
-                self.cost += arg.cost
-                self.weak = self.weak or arg.weak
-                self.repeats = self.repeats or arg.repeats or not symbols.isdisjoint(arg.symbols)
-                symbols = symbols | arg.symbols if symbols else arg.symbols
-        self.symbols: frozenset[Expression] = symbols
-        self.only: Expression | None = next(iter(symbols)) if len(symbols) == 1 else None
+        self.symbols: frozenset[Expression] = _NO_SYMBOLS if first is None else first.symbols
+        self.only: Expression | None = None if first is None else first.only
         """The only symbol in it."""
+        for part in parts[1:]:
+            self.cost += part.cost
+            self.weak = self.weak or part.weak
+            self.repeats = self.repeats or part.repeats or not self.symbols.isdisjoint(part.symbols)
+            self.symbols = self.symbols | part.symbols
+            self.only = next(iter(self.symbols)) if len(self.symbols) == 1 else None
         self.seen: Abstract | None = None
         self.result: Abstract | None = None
         """What it was last evaluated to, when `only` was `seen`."""
@@ -111,7 +114,7 @@ def make(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
     rule = _RULES.get(op)
     result = None if rule is None else rule(size, args, width)
     if result is None:
-        result = plain(op, size, args, width)
+        result = _shared(key)
     if result.__class__ is int or result.cost <= COST_LIMIT:  # type: ignore[union-attr]
         _made[key] = result
     return result
@@ -119,10 +122,14 @@ def make(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
 
 def plain(op: str, size: int, args: tuple[Value, ...], width: int) -> Value:
     """Return the expression as it is written."""
-    key = (op, size, args, width)
+    return _shared((op, size, args, width))
+
+
+def _shared(key: tuple[str, int, tuple[Value, ...], int]) -> Expression:
+    """Return the only expression with this operation, size, operands and width."""
     found = _known.get(key)
     if found is None:
-        found = Expression(op, size, args, width)
+        found = Expression(*key)
         if found.cost > COST_LIMIT:
             return found  # too large to be worth sharing; whoever keeps it replaces it by its set
         _known[key] = found

@@ -296,7 +296,12 @@ class Memory:
     def store(self, address: int, size: int, value: Abstract) -> None:
         """Add to what `size` bytes at `address` can be; a store to read-only memory faults, and changes nothing."""
         region = self.region(address)
-        if self.frozen or region is None or not region.writable:
+        if region is not None:
+            self.store_in(region, address, size, value)
+
+    def store_in(self, region: Region, address: int, size: int, value: Abstract) -> None:
+        """The same, to a place in this object."""
+        if self.frozen or not region.writable:
             return
         grew = self.alone and self._grow(self.own, address, size, value)
         if self._grow(self.stores, address, size, value) or grew:
@@ -311,7 +316,9 @@ class Memory:
         if old is None:
             cells[key] = value
             return True
-        new = old if value is old else join(old, value)
+        if value is old:
+            return False
+        new = join(old, value)
         if new is old or new == old:
             return False
         count = self.growth[key] = self.growth.get(key, 0) + 1

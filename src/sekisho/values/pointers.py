@@ -47,6 +47,14 @@ class Pointers(Worklist):
             self.listed[key] = self._list(state, found, fixed, rest, offset)
         return self.listed[key]
 
+    def _walked(self, first: int, last: int, stride: int) -> list[int]:
+        """Return the addresses from `first` to `last`."""
+        key = first, last, stride
+        listed = self.listed.get(key)
+        if listed is None:
+            listed = self.listed[key] = list(range(first, last + 1, stride))
+        return listed
+
     def _list(self, state: State, found: Abstract, fixed: bool, rest: Value, offset: int) -> list[int] | None:
         members = found.members(ENUMERATE)
         if members and members[0] < PAGE <= members[-1]:
@@ -109,7 +117,8 @@ class Pointers(Worklist):
         terms, offset = linear(pointer)
         base: Region | None = None
         moving: list[tuple[Abstract, int]] = []
-        for term in sorted(terms, key=lambda t: (t.cost, str(t))):
+        ordered = sorted(terms, key=lambda t: (t.cost, str(t))) if len(terms) > 1 else terms
+        for term in ordered:
             found = state.abstract(term)
             # A term that is itself a pointer into an object.
             region = None

@@ -23,17 +23,17 @@ class Returns(Loops):
         if activation.parent is None and not activation.merged:
             self._finish(node, state)
         activation.exits[node.number, caller] = node, state
-        self._return_to(node, state, activation, seen)
+        self._return_to(node, state, activation, list(activation.links.values()), seen)
 
-    def _resume(self, callee: Activation) -> None:
+    def _resume(self, callee: Activation, links: list[Link]) -> None:
         """Let what the callee's exits brought last reach callers that were not there then, or have changed."""
         for key in sorted(callee.exits):
             node, state = callee.exits[key]
             if not node.queued:
-                self._return_to(node, state, callee, set())
+                self._return_to(node, state, callee, links, set())
 
-    def _return_to(self, node: Node, state: State, activation: Activation, seen: set[int]) -> None:
-        for link in list(activation.links.values()):
+    def _return_to(self, node: Node, state: State, activation: Activation, links: list[Link], seen: set[int]) -> None:
+        for link in links:
             brought = (state, link.before) if link.state is None else self._brought(state, link)
             last = link.returned.get(node.number)
             if last == brought:

@@ -15,7 +15,7 @@ from sekisho.values.expression import Expression, Value, anything, make, symbol
 
 StepKind = Literal["load", "store", "in", "out", "select", "unknown", "fill", "copy", "ins", "outs"]
 
-_BINARY = {
+_BINARY: dict[int, str] = {
     Code.INT_EQUAL: "eq",
     Code.INT_NOTEQUAL: "ne",
     Code.INT_SLESS: "slt",
@@ -43,7 +43,7 @@ _BINARY = {
     Code.BOOL_OR: "or",
     Code.SUBPIECE: "subpiece",
 }
-_UNARY = {
+_UNARY: dict[int, str] = {
     Code.INT_ZEXT: "zext",
     Code.INT_SEXT: "sext",
     Code.INT_2COMP: "neg",
@@ -101,6 +101,8 @@ class Builder:
     def __init__(self, convention: Convention) -> None:
         self.convention = convention
         self.registers: dict[Place, Value] = {}
+        self.part: tuple[Varnode, Value] | None = None
+        """A part of a register that was written last, and not yet put into it: mostly the whole is written next."""
         self.temporaries: dict[tuple[int, int], Value] = {}
         self.steps: list[Step] = []
         self.condition: Value | None = None
@@ -131,6 +133,8 @@ class Builder:
 
     def register(self, place: Place, size: int) -> Value:
         """Return the present value of a whole register."""
+        if self.part is not None and self._is_part_of(place, size):
+            self._complete()
         value = self.registers.get(place)
         return input_symbol(place, size) if value is None else value
 
@@ -143,6 +147,8 @@ class Builder:
             return self._temporary(offset, size)
         if space == RAM:
             return self._load(offset, size, address)
+        if self.part is not None and self.part[0] == varnode:
+            return self.part[1]
         found = self.convention.whole(varnode)
         if found is None:
             return anything(top(size, "a register that is not followed"), size)
@@ -172,16 +178,42 @@ class Builder:
         if found is None:
             return
         place, whole, part = found
+        if self.part is not None and (whole != size or self._is_part_of(place, whole)):
+            if whole == size and self.maybe is None:
+                self.part = None
+            else:
+                self._complete()
         if whole != size:
-            old = self.register(place, whole)
-            if part:
-                value = make("piece", part + size, (value, make("subpiece", part, (old, 0), whole)), part)
-            if part + size < whole:
-                high = make("subpiece", whole - part - size, (old, part + size), whole)
-                value = make("piece", whole, (high, value), part + size)
+            if self.maybe is None:
+                self.part = varnode, value
+                return
+            value = self._with(place, whole, part, size, value)
         if self.maybe is not None:
             value = self._select(self.maybe, self.register(place, whole), value, whole, address)
         self.registers[place] = value
+
+    def _is_part_of(self, place: Place, size: int) -> bool:
+        return self.part is not None and place <= self.part[0].offset < place + size
+
+    def _complete(self) -> None:
+        """Put the part that was written last into its register."""
+        assert self.part is not None
+        varnode, value = self.part
+        self.part = None
+        found = self.convention.whole(varnode)
+        assert found is not None
+        place, whole, part = found
+        self.registers[place] = self._with(place, whole, part, varnode.size, value)
+
+    def _with(self, place: Place, whole: int, part: int, size: int, value: Value) -> Value:
+        """Return a register with the `size` bytes at `part` replaced."""
+        old = self.register(place, whole)
+        if part:
+            value = make("piece", part + size, (value, make("subpiece", part, (old, 0), whole)), part)
+        if part + size < whole:
+            high = make("subpiece", whole - part - size, (old, part + size), whole)
+            value = make("piece", whole, (high, value), part + size)
+        return value
 
     def _result(self, size: int) -> Expression:
         return symbol(("step", len(self.steps)), size)
@@ -217,10 +249,13 @@ class Builder:
         for number, op in enumerate(ops):
             if number not in dead:
                 self._operation(instruction, op, address)
+        if self.part is not None:
+            self._complete()
 
     def _operation(self, instruction: Instruction, op: Op, address: int) -> None:
         code, output, inputs = op
-        name = _BINARY.get(code)  # type: ignore[call-overload]
+        name = _BINARY.get(code)
+        unary = None if name is not None else _UNARY.get(code)
         if name is not None:
             assert output is not None
             a, b = inputs
@@ -232,10 +267,10 @@ class Builder:
         elif code == Code.COPY:
             assert output is not None
             self.write(output, self.read(inputs[0], address), address)
-        elif code in _UNARY:
+        elif unary is not None:
             assert output is not None
             operand = self.read(inputs[0], address)
-            self.write(output, make(_UNARY[Code(code)], output.size, (operand,), inputs[0].size), address)
+            self.write(output, make(unary, output.size, (operand,), inputs[0].size), address)
         elif code == Code.BOOL_NEGATE:
             assert output is not None
             self.write(output, make("eq", 1, (self.read(inputs[0], address), 0), 1), address)
@@ -417,62 +452,66 @@ class Program:
 
 def compile_segment(segment: Segment, live: frozenset[Place]) -> Program:
     """Return the program of a segment, with only those registers computed that are `live` behind it."""
-    order: list[Expression] = []
-    constants: dict[object, int] = {}
-    inputs: dict[Expression, int] = {}
-    pending: list[tuple[object, ...]] = []
-    defined: set[Expression] = set()
-
-    def visit(value: Value) -> None:
-        if isinstance(value, int):
-            constants.setdefault((int, value), len(constants))
-        elif value.op == "any":
-            constants.setdefault(value, len(constants))
-        elif value.op == "symbol":
-            if value.name[0] == "register":
-                inputs.setdefault(value, len(inputs))
-        elif value not in defined:
-            for arg in value.args:
-                visit(arg)
-            defined.add(value)
-            pending.append((ARITHMETIC, value))
-
-    for number, step in enumerate(segment.steps):
+    compiler = _Compiler()
+    for step in segment.steps:
         for operand in step.operands:
-            visit(operand)
-        pending.append((STEP, number))
+            compiler.visit(operand)
+        compiler.order.append(step)
     outputs = [(place, value) for place, value in sorted(segment.registers.items()) if place in live]
     for _, value in outputs:
-        visit(value)
+        compiler.visit(value)
     for extra in (segment.condition, segment.target):
         if extra is not None:
-            visit(extra)
-    del order
-    slot: dict[object, int] = dict(constants)
-    for value, index in inputs.items():
-        slot[value] = len(constants) + index
-    base = len(constants) + len(inputs)
-    lines: list[tuple[Any, ...]] = []
+            compiler.visit(extra)
+    return compiler.program(segment, outputs)
 
-    def at(value: Value) -> int:
-        return slot[(int, value) if isinstance(value, int) else value]
 
-    for index, (kind, what) in enumerate(pending):
-        if kind == ARITHMETIC:
-            assert isinstance(what, Expression)
-            lines.append((ARITHMETIC, what.op, what.size, what.width, tuple(at(arg) for arg in what.args)))
-            slot[what] = base + index
-        else:
-            assert isinstance(what, int)
-            step = segment.steps[what]
-            lines.append((STEP, step, tuple(at(operand) for operand in step.operands)))
-            if step.result is not None:
-                slot[step.result] = base + index
-    return Program(
-        constants=[key[1] if isinstance(key, tuple) else key for key in constants],  # type: ignore[misc]
-        inputs=[(value.name[1], value.size) for value in inputs],  # type: ignore[misc]
-        lines=lines,
-        registers=[(place, at(value)) for place, value in outputs],
-        condition=None if segment.condition is None else at(segment.condition),
-        target=None if segment.target is None else at(segment.target),
-    )
+class _Compiler:
+    """Puts the expressions of a segment in an order, each behind what it is made of, and gives them slots."""
+
+    def __init__(self) -> None:
+        self.constants: dict[Value, int] = {}
+        self.inputs: dict[Expression, int] = {}
+        self.order: list[Expression | Step] = []
+        self.defined: set[Expression] = set()
+
+    def visit(self, value: Value) -> None:
+        """Have a value computed next, if it is not yet."""
+        if value.__class__ is int:
+            self.constants.setdefault(value, len(self.constants))
+            return
+        assert isinstance(value, Expression)
+        op = value.op
+        if op == "symbol":
+            if value.name[0] == "register":
+                self.inputs.setdefault(value, len(self.inputs))
+        elif op == "any":
+            self.constants.setdefault(value, len(self.constants))
+        elif value not in self.defined:
+            for arg in value.args:
+                self.visit(arg)
+            self.defined.add(value)
+            self.order.append(value)
+
+    def program(self, segment: Segment, outputs: list[tuple[Place, Value]]) -> Program:
+        """Return the program; `outputs` are the registers that it leaves."""
+        slot: dict[Value, int] = self.constants.copy()
+        for value in self.inputs:
+            slot[value] = len(slot)
+        lines: list[tuple[Any, ...]] = []
+        for number, what in enumerate(self.order, len(slot)):
+            if isinstance(what, Step):
+                lines.append((STEP, what, tuple([slot[operand] for operand in what.operands])))
+                if what.result is not None:
+                    slot[what.result] = number
+            else:
+                lines.append((ARITHMETIC, what.op, what.size, what.width, tuple([slot[arg] for arg in what.args])))
+                slot[what] = number
+        return Program(
+            constants=list(self.constants),
+            inputs=[(value.name[1], value.size) for value in self.inputs],  # type: ignore[misc]
+            lines=lines,
+            registers=[(place, slot[value]) for place, value in outputs],
+            condition=None if segment.condition is None else slot[segment.condition],
+            target=None if segment.target is None else slot[segment.target],
+        )

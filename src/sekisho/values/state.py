@@ -115,11 +115,24 @@ def _walks(value: Value) -> bool:
 class Joiner:
     """Merges states at one node. Places on which the ways differ get a symbol of the node, with all their values."""
 
-    __slots__ = ("environment", "extent", "growth", "mine", "owner", "sources")
+    __slots__ = ("environment", "extent", "growth", "loop", "mine", "owner", "sources", "thresholds", "why")
 
-    def __init__(self, owner: int, extent: Callable[[Abstract], tuple[int, int] | None], sources: Sources) -> None:
+    def __init__(
+        self,
+        owner: int,
+        extent: Callable[[Abstract], tuple[int, int] | None],
+        sources: Sources,
+        loop: bool,
+        thresholds: Iterable[int],
+        why: str,
+    ) -> None:
         self.owner = owner
         self.sources = sources
+        self.loop = loop
+        """Whether a loop begins at the node: growing sets are widened soon."""
+        self.thresholds = thresholds
+        self.why = why
+        """What is said of a set that had to be widened here."""
         self.extent = extent
         """Gives first address and end of the object that addresses point into: where growing pointers stop."""
         self.growth: dict[object, int] = {}
@@ -127,8 +140,8 @@ class Joiner:
         self.mine: set[Expression] = set()
         """The node's own symbols in `environment`, which is that of the state joined last."""
 
-    def join(self, old: State, new: State, loop: bool, thresholds: Iterable[int], why: str) -> State | None:
-        """Return the merged state, or None if `new` adds nothing to `old`. `loop`: growing sets are widened."""
+    def join(self, old: State, new: State) -> State | None:
+        """Return the merged state, or None if `new` adds nothing to `old`."""
         if self.environment is not old.environment:
             owner = self.owner
             self.mine = {s for s in old.environment if s.name[0] == "join" and s.name[1] == owner}
@@ -161,7 +174,7 @@ class Joiner:
             first, second = old.abstract(a), new.abstract(b)
             if not (isinstance(a, Expression) and a.weak) and not (isinstance(b, Expression) and b.weak):
                 groups[a, b] = result
-            merged = self._merge((place, size), first, second, size, loop, thresholds, why, _walks(b))
+            merged = self._merge((place, size), first, second, size, _walks(b))
             sets[result] = merged
             if a is not result or merged != first:
                 changed = True
@@ -217,7 +230,7 @@ class Joiner:
             if a_set is b_set or a_set == b_set:
                 environment[used] = a_set
                 continue
-            merged = self._merge(used, a_set, b_set, used.size, loop, thresholds, why, False)
+            merged = self._merge(used, a_set, b_set, used.size, False)
             if merged != a_set:
                 changed = True
             environment[used] = merged
@@ -251,15 +264,12 @@ class Joiner:
         a: Abstract,
         b: Abstract,
         size: int,
-        loop: bool,
-        thresholds: Iterable[int],
-        why: str,
         walks: bool,
     ) -> Abstract:
         merged = join(a, b)
         if merged == a:
             return a
-        if walks and loop and merged.values is not None and merged.hi > 0xFFFF:
+        if walks and self.loop and merged.values is not None and merged.hi > 0xFFFF:
             object_ = self.extent(a)
             if object_ is not None and (merged.hi > object_[1] or merged.lo < object_[0]):
                 inside = [v for v in merged.values if object_[0] <= v <= object_[1]]
@@ -271,9 +281,9 @@ class Joiner:
             return merged  # pointers to different objects: there are only so many
         count = self.growth[key] = self.growth.get(key, 0) + 1
         if count > 40:
-            return top(size, why)
-        if (loop and count > 3) or count > 16:
-            wide = widen(a, merged, thresholds, size, why)
+            return top(size, self.why)
+        if (self.loop and count > 3) or count > 16:
+            wide = widen(a, merged, self.thresholds, size, self.why)
             object_ = self.extent(a) if walks and a.hi > 0xFFFF else None
             if object_ is not None and wide.values is None and (wide.hi > object_[1] or wide.lo < object_[0]):
                 step = max(wide.step, 1)

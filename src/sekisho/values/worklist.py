@@ -6,7 +6,6 @@ nothing else is left, so that it sees many changes at once.
 
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from heapq import heappop, heappush
 
 from sekisho.flow.model import Module
@@ -138,8 +137,10 @@ class Worklist:
             ):
                 raise OutOfTimeError
             self.current = node
-            with suppress(ImpossibleError):
+            try:  # not contextlib.suppress, which costs as much as a short visit
                 self._visit(node)
+            except ImpossibleError:
+                continue
 
     def _settled(self, node: Node) -> bool:
         """Whether a visit would repeat the last one: memory has grown, but not in what the node loads from it."""
@@ -191,12 +192,10 @@ class Worklist:
             target.merges = True
         self._reconcile(before, arriving)
         if target.joiner is None:
-            target.joiner = Joiner(target.number, self._object, self.sources)
-        stretch = target.stretch
-        routine = target.activation.routine
-        merged = target.joiner.join(
-            before, arriving, stretch.head, routine.thresholds, f"loop at {self.where(stretch.address)}"
-        )
+            stretch, thresholds = target.stretch, target.activation.routine.thresholds
+            why = f"loop at {self.where(stretch.address)}"
+            target.joiner = Joiner(target.number, self._object, self.sources, stretch.head, thresholds, why)
+        merged = target.joiner.join(before, arriving)
         if merged is not None:
             target.state = merged
             self._queue(target)

@@ -32,6 +32,15 @@ def test_coalesced_memory_writes_reach_the_filter(tmp_path: Path) -> None:
     assert (outcome.summary["guarded"], outcome.summary["denied"]) == (2, 1)
 
 
+@pytest.mark.parametrize(("first", "noted"), [(0x200000, 1), (0xFED00000, 0)], ids=["memory", "device"])
+def test_guarded_addresses_that_are_the_guests_memory_are_told(first: int, noted: int, tmp_path: Path) -> None:
+    """No request there makes an exit, and none reaches a device: a policy that guards them would look in force."""
+    policy = policy_of(guarded=(f"{first:#x}-{first + 0xFFF:#x}",), space="mmio")
+    outcome = run_guest("done", tmp_path, policy)
+    notes = [entry["text"] for entry in outcome.of_type("note")]
+    assert [note.startswith("guarded addresses between 0x100000 and ") for note in notes] == [True] * noted
+
+
 VIRTIO_AT_C000 = """
     write 4, 0xcf8, 0x80002810
     write 4, 0xcfc, 0xc000

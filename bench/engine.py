@@ -35,6 +35,9 @@ ROUNDS = 15
 SECONDS = 5.0
 """No further round begins after so long: a policy that is simulated late may need a second for each."""
 
+_HARD = ("median_ns_per_event", "worst_ns_first_pass", "merges", "resident_kib_after_first_pass")
+"""What is told of the hardest policies."""
+
 Figures = dict[str, float | int | str]
 
 
@@ -48,15 +51,17 @@ def measure() -> Figures:
         figures["denied_median_ns_per_event"] = round(statistics.median(denied.run(engine, BATCH)) / BATCH, 1)
     for name, (hard, trace) in _hardest(records).items():
         found = _allowed_path(hard, trace)
-        figures |= {f"{name}_{key}": found[key] for key in ("median_ns_per_event", "worst_ns_first_pass", "merges")}
+        figures |= {f"{name}_{key}": found[key] for key in _HARD}
     return figures
 
 
 def _allowed_path(policy: Policy, records: list[Record]) -> Figures:
     table = compile_policy(policy)
     replay = Replay(policy, table, records)
+    resident = _resident()
     with Engine(table) as engine:
         first = replay.run(engine, 1)
+        resident = _resident() - resident
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         later, end = replay.run(engine, BATCH), time.monotonic() + SECONDS
         for _ in range(ROUNDS - 1):
@@ -77,8 +82,14 @@ def _allowed_path(policy: Policy, records: list[Record]) -> Figures:
         "denied": counts.denied,
         "most_alternatives": counts.most_alternatives,
         "merges": counts.merges,
+        "resident_kib_after_first_pass": resident,
         "memory_bytes": counts.memory,
     }
+
+
+def _resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 def _subject() -> tuple[Policy, list[Record], str]:

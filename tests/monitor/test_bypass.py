@@ -154,6 +154,28 @@ def test_interrupts_by_message_are_seen(body: str, denied: int, tmp_path: Path) 
     assert [event["line"] for event in outcome.trace if event["space"] == "irq"] == [MESSAGES] * body.count(RAISE)
 
 
+SERIAL_RAISES = "write 1, 0x3fc, 8\nwrite 1, 0x3f9, 2\n"  # OUT2, and an interrupt while nothing is being sent
+SERIAL_FALLS = "write 1, 0x3f9, 0\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "denied"),
+    [
+        pytest.param("write 1, 0x3ff, 1\n", 1, id="none"),
+        pytest.param(f"{SERIAL_RAISES}write 1, 0x3ff, 1\nwrite 1, 0x3ff, 1\n", 1, id="one"),
+        pytest.param(f"{SERIAL_RAISES}{SERIAL_RAISES}write 1, 0x3ff, 1\nwrite 1, 0x3ff, 1\n", 1, id="still up"),
+        pytest.param(
+            f"{SERIAL_RAISES}write 1, 0x3ff, 1\n{SERIAL_FALLS}{SERIAL_RAISES}write 1, 0x3ff, 1\n", 0, id="each edge"
+        ),
+    ],
+)
+def test_a_handler_runs_once_each_time_the_devices_line_rises(body: str, denied: int, tmp_path: Path) -> None:
+    outcome = run_guest(f"{body}done", tmp_path, after_line(4))
+    assert (outcome.code, outcome.summary["denied"]) == (1, denied), outcome.errors
+    levels = [event["level"] for event in outcome.trace if event["space"] == "irq" and event["line"] == 4]
+    assert levels == [1, 0, 1][: 2 * body.count(SERIAL_FALLS) + (SERIAL_RAISES in body)]
+
+
 @pytest.mark.parametrize(("irqchip", "seen"), [("on", True), ("split", False), ("off", False)])
 def test_where_the_interrupt_lines_are_not_kvms_the_log_says_so_and_runs_may_open(
     irqchip: str, seen: bool, tmp_path: Path

@@ -103,6 +103,7 @@ struct vm {
 	_Atomic uint8_t levels[SHIM_LINES];
 	_Atomic uint8_t unseen[SHIM_LINES + 1]; /* lines that something else than the VMM raises, too */
 	_Atomic bool any_unseen;
+	bool memory_told; /* that guarded addresses are memory of the guest */
 	uint64_t run_size;
 
 	struct kvm_ioeventfd doorbells[SHIM_DOORBELLS];
@@ -167,6 +168,7 @@ bool shim_at_reset(const struct vcpu *vcpu);
 int shim_observe(int file, uint32_t request, void *argument);
 void shim_reload(struct vm *vm);
 void shim_look_for_lines(struct vm *vm);
+void shim_look_for_memory(struct vm *vm);
 
 /* shim_run.c */
 int shim_run(struct vcpu *vcpu);

@@ -157,8 +157,10 @@ static void look_at_registers(struct vcpu *vcpu)
 	bool reset = vcpu->reset_seen;
 
 	vcpu->reset_seen = vcpu->shut_down = false;
-	if (first)
+	if (first) {
 		shim_look_for_lines(vcpu->vm);
+		shim_look_for_memory(vcpu->vm);
+	}
 	if (vcpu->index == 0 && (first || reset)) {
 		bool at_reset = shim_at_reset(vcpu);
 

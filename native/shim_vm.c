@@ -144,6 +144,32 @@ static void create_vcpu(struct vm *vm, int file)
 	shim_wake();
 }
 
+/*
+ * What the VMM lays guest memory over is no device's while that is so (a window of VGA): told, once, as nothing of it is seen.
+ * Not before a vCPU runs: until then the VMM is still putting its devices in.
+ */
+static void look_for_memory(struct vm *vm)
+{
+	if (!atomic_load(&vm->started))
+		return;
+	for (uint32_t i = 0; i < vm->memory.count && !vm->memory_told; i++) {
+		const struct memory_slot *slot = &vm->memory.slots[i];
+
+		if (slot->id >> 16 || !pci_guards(vm, SEKISHO_MMIO, slot->guest, slot->guest + slot->size - 1))
+			continue;
+		vm->memory_told = true;
+		shim_note("guarded addresses between 0x%llx and 0x%llx are memory of the guest: requests there are not seen",
+			  (unsigned long long)slot->guest, (unsigned long long)(slot->guest + slot->size - 1));
+	}
+}
+
+void shim_look_for_memory(struct vm *vm)
+{
+	shim_close(vm);
+	look_for_memory(vm);
+	shim_open(vm);
+}
+
 static int set_memory(struct vm *vm, uint32_t request, const struct kvm_userspace_memory_region *region)
 {
 	bool room = true;
@@ -154,6 +180,7 @@ static int set_memory(struct vm *vm, uint32_t request, const struct kvm_userspac
 	if (!result)
 		room = memory_set(&vm->memory, region->slot, region->flags, region->guest_phys_addr, region->memory_size,
 				  region->userspace_addr);
+	look_for_memory(vm);
 	shim_open(vm);
 	if (!room)
 		shim_note("more than %d memory slots: code in the rest is not found", MEMORY_SLOTS);
@@ -253,6 +280,8 @@ void shim_reload(struct vm *vm)
 		pci_policy(vm);
 		sekisho_engine_forget(engine, atomic_load(&vm->vcpu_count));
 		unhook_guarded_doorbells(vm);
+		vm->memory_told = false;
+		look_for_memory(vm);
 		shim_look_for_lines(vm);
 		atomic_store(&vm->paging, true); /* nobody has looked: firmware is not trusted before the next reset */
 		atomic_fetch_add(&vm->epoch, 1); /* no answer of the old engine's requests reaches the new one */

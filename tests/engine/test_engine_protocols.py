@@ -478,6 +478,12 @@ def test_nested_interrupts_end_in_the_reverse_order() -> None:
     assert judge(rules, begin_a, begin_b, end_a, end_b, end_a) == [True, True, False, True, True]
 
 
+def test_a_run_that_never_comes_to_an_end_has_changed_the_globals_all_the_same() -> None:
+    nodes = (Node("stuck"), place("a", OUT, "0x10", Edge(END)))
+    entries = {"work": (Edge("stuck", set={"open": "1"}),), "task": (Edge("a", when="open == 1"),)}
+    assert judge(policy(protocol(entries, nodes, variables={"open": 0})), write(0, "0x10")) == [True]
+
+
 def test_the_number_of_runs_proved_to_be_open_is_counted() -> None:
     with Engine(policy(NESTED)) as engine:
         for address in ("0x10", "0x16", "0x12"):

@@ -32,6 +32,15 @@ def test_coalesced_memory_writes_reach_the_filter(tmp_path: Path) -> None:
     assert (outcome.summary["guarded"], outcome.summary["denied"]) == (2, 1)
 
 
+@pytest.mark.parametrize(("first", "noted"), [(0x200000, 1), (0xFED00000, 0)], ids=["memory", "device"])
+def test_guarded_addresses_that_are_the_guests_memory_are_told(first: int, noted: int, tmp_path: Path) -> None:
+    """No request there makes an exit, and none reaches a device: a policy that guards them would look in force."""
+    policy = policy_of(guarded=(f"{first:#x}-{first + 0xFFF:#x}",), space="mmio")
+    outcome = run_guest("done", tmp_path, policy)
+    notes = [entry["text"] for entry in outcome.of_type("note")]
+    assert [note.startswith("guarded addresses between 0x100000 and ") for note in notes] == [True] * noted
+
+
 VIRTIO_AT_C000 = """
     write 4, 0xcf8, 0x80002810
     write 4, 0xcfc, 0xc000
@@ -143,6 +152,28 @@ def test_interrupts_by_message_are_seen(body: str, denied: int, tmp_path: Path) 
     outcome = run_guest(f"{EDU_MESSAGE}{body}\ndone", tmp_path, after_line(MESSAGES), "-device", "edu,addr=5")
     assert (outcome.code, outcome.summary["denied"]) == (1, denied), outcome.errors
     assert [event["line"] for event in outcome.trace if event["space"] == "irq"] == [MESSAGES] * body.count(RAISE)
+
+
+SERIAL_RAISES = "write 1, 0x3fc, 8\nwrite 1, 0x3f9, 2\n"  # OUT2, and an interrupt while nothing is being sent
+SERIAL_FALLS = "write 1, 0x3f9, 0\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "denied"),
+    [
+        pytest.param("write 1, 0x3ff, 1\n", 1, id="none"),
+        pytest.param(f"{SERIAL_RAISES}write 1, 0x3ff, 1\nwrite 1, 0x3ff, 1\n", 1, id="one"),
+        pytest.param(f"{SERIAL_RAISES}{SERIAL_RAISES}write 1, 0x3ff, 1\nwrite 1, 0x3ff, 1\n", 1, id="still up"),
+        pytest.param(
+            f"{SERIAL_RAISES}write 1, 0x3ff, 1\n{SERIAL_FALLS}{SERIAL_RAISES}write 1, 0x3ff, 1\n", 0, id="each edge"
+        ),
+    ],
+)
+def test_a_handler_runs_once_each_time_the_devices_line_rises(body: str, denied: int, tmp_path: Path) -> None:
+    outcome = run_guest(f"{body}done", tmp_path, after_line(4))
+    assert (outcome.code, outcome.summary["denied"]) == (1, denied), outcome.errors
+    levels = [event["level"] for event in outcome.trace if event["space"] == "irq" and event["line"] == 4]
+    assert levels == [1, 0, 1][: 2 * body.count(SERIAL_FALLS) + (SERIAL_RAISES in body)]
 
 
 @pytest.mark.parametrize(("irqchip", "seen"), [("on", True), ("split", False), ("off", False)])

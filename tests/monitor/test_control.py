@@ -88,7 +88,9 @@ def test_watch_shows_denials_and_a_status_every_second(guest: Running) -> None:
     lines = [json.loads(line) for line in _sekisho(guest, "watch", "guest", "--json", "--lines", "120").splitlines()]
     types = {line["type"] for line in lines}
     assert {"watching", "status", "denial"} <= types
-    assert "denied a 1-byte write of 0x42" in _sekisho(guest, "watch", "guest", "--lines", "60")
+    text = _sekisho(guest, "watch", "guest", "--lines", "60")
+    assert "denied a 1-byte write of 0x42" in text
+    assert "; open runs: " in text
 
 
 def test_mode_switches_at_once_and_back(guest: Running) -> None:

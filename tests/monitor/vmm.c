@@ -13,11 +13,13 @@
  *           monitor does to show them
  *   irqchip interrupt controllers in KVM
  *   irqfd   the same, and a file by which somebody else raises line 4
+ *   turns   a second vCPU makes the same request while the VMM still has the first one's in hand
  *   split   every request is completed by a KVM_RUN of its own that is told to return at once
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,14 +52,36 @@ static int open_kvm(void)
 	return kvm;
 }
 
+/* The machine's next vCPU, as KVM creates it. */
+static void add_vcpu(struct machine *machine, int kvm, unsigned long number)
+{
+	machine->vcpu = ioctl(machine->vm, KVM_CREATE_VCPU, number);
+	if (machine->vcpu < 0)
+		fail("KVM_CREATE_VCPU");
+	machine->run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
+			    machine->vcpu, 0);
+	if (machine->run == MAP_FAILED)
+		fail("run page");
+}
+
+static void place(const struct machine *machine)
+{
+	struct kvm_regs registers = { .rip = CODE, .rflags = 2 };
+	struct kvm_sregs segments;
+
+	ioctl(machine->vcpu, KVM_GET_SREGS, &segments);
+	segments.cs.base = 0;
+	segments.cs.selector = 0;
+	ioctl(machine->vcpu, KVM_SET_SREGS, &segments);
+	ioctl(machine->vcpu, KVM_SET_REGS, &registers);
+}
+
 static struct machine create(int kvm, const unsigned char *code, size_t size, const char *how)
 {
 	bool at_reset = !strcmp(how, "reset");
 	struct machine machine = { .vm = ioctl(kvm, KVM_CREATE_VM, 0) };
 	struct kvm_userspace_memory_region region = { .memory_size = 0x10000 };
 	struct kvm_irqfd file = { .gsi = 4 };
-	struct kvm_sregs segments;
-	struct kvm_regs registers = { .rip = CODE, .rflags = 2 };
 	unsigned char *memory = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (machine.vm < 0 || memory == MAP_FAILED)
@@ -72,20 +96,9 @@ static struct machine create(int kvm, const unsigned char *code, size_t size, co
 	file.fd = strcmp(how, "irqfd") ? 0 : (unsigned int)eventfd(0, 0);
 	if (file.fd && ioctl(machine.vm, KVM_IRQFD, &file))
 		fail("KVM_IRQFD");
-	machine.vcpu = ioctl(machine.vm, KVM_CREATE_VCPU, 0);
-	if (machine.vcpu < 0)
-		fail("KVM_CREATE_VCPU");
-	machine.run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
-			   machine.vcpu, 0);
-	if (machine.run == MAP_FAILED)
-		fail("run page");
-	if (at_reset) /* where KVM creates it */
-		return machine;
-	ioctl(machine.vcpu, KVM_GET_SREGS, &segments);
-	segments.cs.base = 0;
-	segments.cs.selector = 0;
-	ioctl(machine.vcpu, KVM_SET_SREGS, &segments);
-	ioctl(machine.vcpu, KVM_SET_REGS, &registers);
+	add_vcpu(&machine, kvm, 0);
+	if (!at_reset) /* else where KVM creates it */
+		place(&machine);
 	return machine;
 }
 
@@ -139,6 +152,34 @@ static void run(struct machine *machine, int split)
 	}
 }
 
+static void *second(void *argument)
+{
+	const struct machine *machine = argument;
+
+	if (!ioctl(machine->vcpu, KVM_RUN, 0) && machine->run->exit_reason == KVM_EXIT_IO)
+		puts("second");
+	return NULL;
+}
+
+/* What each vCPU's request is answered with takes time; the first one's longer than the second needs to get here. */
+static void take_turns(struct machine *machine, int kvm)
+{
+	struct machine other = *machine;
+	pthread_t thread;
+
+	add_vcpu(&other, kvm, 1);
+	place(&other);
+	if (ioctl(machine->vcpu, KVM_RUN, 0) || machine->run->exit_reason != KVM_EXIT_IO)
+		fail("KVM_RUN");
+	if (pthread_create(&thread, NULL, second, &other))
+		fail("thread");
+	usleep(10000);
+	puts("first");
+	if (ioctl(machine->vcpu, KVM_RUN, 0))
+		fail("KVM_RUN");
+	pthread_join(thread, NULL);
+}
+
 static size_t parse(const char *text, unsigned char *code, size_t room)
 {
 	size_t size = 0;
@@ -183,6 +224,10 @@ int main(int count, char **arguments)
 		execlp("sleep", "sleep", "60", (char *)NULL);
 	if (!strcmp(how, "copy"))
 		machine.vcpu = dup(machine.vcpu);
+	if (!strcmp(how, "turns")) {
+		take_turns(&machine, kvm);
+		return 0;
+	}
 	run(&machine, !strcmp(how, "split"));
 	if (!strcmp(how, "reuse")) {
 		/* What was KVM's number becomes anything's, the VM's KVM's, the vCPU's the VM's. */

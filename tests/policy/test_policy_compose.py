@@ -44,6 +44,16 @@ class Case:
         Case(Edge("s", "", {"g": "1"}), (Edge("b"),), None),
         # Nothing lies between when what follows is silent and asks nothing.
         Case(Edge("s", "g == 1", {"g": "0"}), (Edge(END),), (Edge(END, "g == 1", {"g": "0"}),)),
+        # A run that gets stuck has assigned its globals, and another may go on because of it.
+        Case(Edge("s", "", {"g": "1"}), (), None),
+        Case(Edge("s", "", {"g": "1"}), (Edge(END, "x == 1"),), None),
+        Case(Edge("s", "", {"g": "1", "x": "2"}), (Edge(END, "x == 1"),), None),
+        Case(
+            Edge("s", "y", {"g": "1"}),
+            (Edge(END, "x"), Edge(END, "not x", {"x": "2"})),
+            (Edge(END, "y and (not x)", {"g": "1", "x": "2"}), Edge(END, "y and x", {"g": "1"})),
+        ),
+        Case(Edge("s", "g == 1"), (), ()),
         # A loop in silence stays.
         Case(Edge("s"), (Edge("s", "x == 1", {"x": "x + 1"}), Edge("b")), None),
     ],

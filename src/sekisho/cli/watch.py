@@ -50,5 +50,7 @@ def _lines(message: dict[str, Any], before: dict[str, Any]) -> list[str]:
             f"{name} {counts['events'] - past.get(name, counts)['events']}/s ({counts['denied']:,} denied)"
             for name, counts in message["devices"].items()
         ]
-        return [f"{message['events']:,} events, {message['denied']:,} denied, {message['mode']}: {', '.join(rates)}"]
+        runs = ", ".join(f"{count} {kind}" for kind, count in message["open_runs"].items() if count) or "none"
+        counts = f"{message['events']:,} events, {message['denied']:,} denied, {message['mode']}"
+        return [f"{counts}: {', '.join(rates)}; open runs: {runs}"]
     return [message.get("text", message["type"])]

@@ -21,6 +21,9 @@ from sekisho.lab import cache, sources
 SUITES = ("bullseye", "bookworm", "trixie")
 """The suites the lab knows, by their kernels: Linux 5.10, 6.1 and 6.12."""
 
+_APT_HELPER = "/usr/lib/apt/apt-helper"
+"""Downloads one file the way apt does. Part of apt, for scripts, and not in the search path."""
+
 LISTS_AGE = 7 * 24 * 3600
 """Seconds after which the package lists are asked for again."""
 
@@ -202,20 +205,24 @@ def _write(path: Path, text: str) -> None:
 def _download(package: Package, suite: str) -> Path:
     """Download `package`, going on where an interrupted download stopped; apt checks its hash."""
     root = cache.folder("debian", suite)
-    folder = cache.folder("debian", suite, "downloads", package.sha256)
-    error = _run(
-        ["apt-get", "download", "-q", f"{package.name}={package.version}"],
-        _environment(suite),
-        folder,
-        f"downloading {package.name}",
-        (folder, package.size),
-    )
-    found = list(folder.glob("*.deb"))
-    if error or len(found) != 1:
+    target = cache.folder("debian", suite, "downloads", package.sha256) / f"{package.name}.deb"
+    wanted = f"{package.name}={package.version}"
+    printed = _apt(suite, "apt-get", "download", "--print-uris", "-q", wanted, missing=f"{suite} has no {wanted}")
+    error = retrieve(printed.split("'")[1], target, package, _environment(suite))
+    if error:
         # The mirror may have dropped this version since the lists were read: the next attempt reads them again.
         (root / "lists.stamp").unlink(missing_ok=True)
         raise SekishoError(f"cannot download {package.name} of {suite} (offline?): {error}")
-    return found[0]
+    return target
+
+
+def retrieve(address: str, target: Path, package: Package, environment: dict[str, str]) -> str:
+    """Download `package` from `address` to `target`, of which a part may be there; returns apt's error ("" if none).
+
+    Not by `apt-get download`, which begins anew every time.
+    """
+    command = [_APT_HELPER, "download-file", address, str(target), f"SHA256:{package.sha256}"]
+    return _run(command, environment, target.parent, f"downloading {package.name}", (target, package.size))
 
 
 def _unpack(deb: Path, tree: Path) -> None:
@@ -231,7 +238,7 @@ def _run(
 ) -> str:
     """Run apt in `folder`; returns its errors ("" if none), without addresses. Speaks up when it takes over 2 s.
 
-    `progress` is the folder that grows while it runs, and the bytes it will hold in the end.
+    `progress` is the file that grows while it runs, and the bytes it will hold in the end.
     """
     with (folder / "apt.log").open("w+") as log:
         child = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -243,7 +250,7 @@ def _run(
                 there = ""
                 if progress is not None:
                     path, size = progress
-                    held = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+                    held = path.stat().st_size if path.exists() else 0
                     there = f": {held / 1e6:.0f} of {size / 1e6:.0f} MB"
                 print(f"sekisho: {what}{there}", file=sys.stderr, flush=True)
         log.seek(0)

@@ -132,7 +132,7 @@ def run(plan: Plan) -> Report:
     devices = sorted({each.device for each in known} | {"isa-fdc"})
     where: Host = "direct" if plan.host == "direct" or (plan.host == "auto" and host.direct_works()) else "nested"
     with host.workspace() as results:
-        vmm = [*machine.qemu(plan.qemu), *_machine(plan.cpus), *boot.arguments(), *arguments]
+        vmm = [*machine.qemu(plan.qemu), *hardware(plan.cpus), *boot.arguments(), *arguments]
         vmm += ["-trace", f"enable={','.join(_WITNESSES[name] for name in devices)}".replace(",", ",enable=")]
         vmm += ["-D", str(results / "vmm.log")]
         outcome = host.run(
@@ -156,7 +156,8 @@ def run(plan: Plan) -> Report:
     return report
 
 
-def _machine(cpus: int) -> list[str]:
+def hardware(cpus: int) -> list[str]:
+    """Return QEMU's options for the machine with the floppy drive."""
     return [
         *("-machine", "pc", "-accel", "kvm", "-cpu", "host", "-smp", str(cpus), *host.PLAIN),
         # The emulated host loses user space's access to ports when QEMU sets segments, as its TPR patching does.

@@ -19,7 +19,7 @@ from typing import Literal
 
 from sekisho.errors import SekishoError
 from sekisho.lab import cache, machine
-from sekisho.lab.session import Job, Outcome
+from sekisho.lab.session import Job, Outcome, processor_seconds
 
 Host = Literal["auto", "direct", "nested"]
 
@@ -56,6 +56,9 @@ def _probe() -> bool:
 
 STALL_SECONDS = 240.0
 """An emulated host of which nothing was heard for so long is stuck: its quiet times are below a minute."""
+
+STALL_WORK = 90.0
+"""The same in seconds of its processor time: a stuck one goes round in circles, and a quiet time takes 12 at most."""
 
 ATTEMPTS = 3
 """So often an emulated host is started that got stuck or whose guest said nothing: rarely, one hangs on its way up.
@@ -141,11 +144,13 @@ def _run_nested(command: list[str], results: Path, job: Job) -> None:
 
 def _attend(process: subprocess.Popen[bytes], results: Path) -> None:
     """Wait until the emulated host has ended, or is stuck: the job keeps its own time inside, if it goes on at all."""
-    seen, since = -1, time.monotonic()
-    while process.poll() is None and time.monotonic() - since < STALL_SECONDS:
-        size = sum(map(_size, results.iterdir()))
+    seen, since, spent = -1, 0.0, 0.0
+    while process.poll() is None:
+        size, now, work = sum(map(_size, results.iterdir())), time.monotonic(), processor_seconds(process.pid)
         if size != seen:
-            seen, since = size, time.monotonic()
+            seen, since, spent = size, now, work
+        elif now - since > STALL_SECONDS or work - spent > STALL_WORK:
+            break
         time.sleep(0.2)
 
 

@@ -41,13 +41,15 @@ class Outcome:
     """What came of it.
 
     `steps` maps a step of the workload to "ok" or what went wrong; `said` holds the guest's other lines;
-    `window` maps an attack to the bytes of the VMM's own log that were written while it ran. `code` is the VMM's exit
-    code (negative: the signal that killed it; None: it did not end by itself in time).
+    `window` maps an attack to the bytes of the VMM's own log that were written while it ran. `marks` holds for each
+    `call mark` of the guest the seconds on the clock and of processor time, the VMM's and its launcher's, until then.
+    `code` is the VMM's exit code (negative: the signal that killed it; None: it did not end by itself in time).
     """
 
     steps: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     window: dict[str, list[int]] = field(default_factory=dict)
+    marks: list[list[float]] = field(default_factory=list)
     done: bool = False
     code: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Session:
         self.outcome = Outcome()
         self.monitor = Monitor(scratch / "qmp")
         self.log = results / "vmm.log"
+        self.vmm = 0
 
     def run(self) -> Outcome:
         """Run the guest to its end, or to the job's time limit."""
@@ -97,6 +100,7 @@ class Session:
             (self.results / "stderr.log").open("wb") as errors,
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as vmm,
         ):
+            self.vmm = vmm.pid
             try:
                 assert vmm.stdout is not None
                 for line in lines(vmm.stdout.fileno(), start + self.job.timeout):
@@ -147,6 +151,8 @@ class Session:
                 case "attack-begin" | "attack-end", [name]:
                     size = self.log.stat().st_size if self.log.exists() else 0
                     self.outcome.window.setdefault(name, []).append(size)
+                case "mark", []:
+                    self.outcome.marks.append([time.monotonic(), sum(map(processor_seconds, family(self.vmm)))])
         except (OSError, ValueError) as error:
             self.outcome.steps[f"{what} {' '.join(arguments)}"] = str(error)
 
@@ -165,6 +171,24 @@ def lines(descriptor: int, deadline: float) -> Any:
                 yield line + b"\n"
     if held:
         yield held + b"\n"
+
+
+def family(process: int) -> list[int]:
+    """Return `process` and all that it and its children have started."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has ended
+        return []
+    return [process, *(each for child in children for each in family(int(child)))]
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of the threads that `process` has now, to the nanosecond."""
+    spent = 0
+    for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            spent += int(path.read_text().split()[0])
+    return spent / 1e9
 
 
 def main(results: Path) -> None:

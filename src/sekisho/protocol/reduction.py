@@ -140,7 +140,11 @@ def _cut(
         exact = (
             passing
             or _private([move], tracked, "1")
-            or all((after.to == END or after.to in silent) and _private([after], tracked, "0") for _, after in ways)
+            or (
+                all((after.to == END or after.to in silent) and _private([after], tracked, "0") for _, after in ways)
+                # A run that gets stuck here has assigned its globals all the same.
+                and (tracked.isdisjoint(move.sets) or _certain([new for new, _ in ways], move))
+            )
         )
         if exact and not any(new.too_long() for new, _ in ways):
             joined[id(move)] = [new for new, _ in ways]
@@ -210,6 +214,21 @@ def open_late(
             own.append(edge)
         edges[name] = unique(own)
     return found
+
+
+def _certain(ways: list[_Move], move: _Move) -> bool:
+    """Whether one of `ways`, each composed of `move` and what follows, can be taken wherever `move` can."""
+    return any(way.when == move.when or _cover(way.when, other.when, move.when) for way in ways for other in ways)
+
+
+def _cover(one: Tree, other: Tree, before: Tree) -> bool:
+    """Whether `one` and `other` are `before` together with a condition and its opposite."""
+    if before == _TRUE:
+        return _opposite(one, other)
+    added = [
+        tree.right for tree in (one, other) if isinstance(tree, Binary) and tree == Binary("and", before, tree.right)
+    ]
+    return len(added) == 2 and _opposite(*added)
 
 
 def _distinct(moves: Iterable[_Move]) -> list[_Move]:

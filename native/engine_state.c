@@ -144,7 +144,7 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 	const struct run *run = NULL;
 	const struct values *values = NULL;
 	/* One step from a full set must fit into an empty store, with the sets before and after it. */
-	uint32_t alternatives = 32768 + 4 * machine->budget;
+	uint32_t alternatives = 16384 + 4 * machine->budget;
 
 	store->set_limit = STORED_SETS;
 	store->set_mask = power_of_two(2ull * STORED_SETS) - 1;

@@ -86,8 +86,8 @@ class Facts:
     """What a stretch fills with known bytes, place by place; by the stretch and the instruction in it."""
     bases: dict[int, int] = field(default_factory=dict)
     """Variables that are taken to hold one value whenever they are used, by their address."""
-    narrowed: set[Spot] = field(default_factory=set)
-    """Accesses that may also go to places which are taken not to be in use: what they find there is not known."""
+    narrowed: dict[Spot, frozenset[int]] = field(default_factory=dict)
+    """Accesses that may also go to places which are taken not to be in use: all their places."""
     zeros: dict[int, dict[int, int]] = field(default_factory=dict)
     """Bits of registers, by place, that are 0 in every context where a stretch begins."""
     narrow: dict[int, frozenset[int]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Facts:
                 used = frozenset(p for p in places if not any(first <= p < end for first, end in ranges))
                 self.accesses[spot] = used or places
                 if used and used != places:
-                    self.narrowed.add(spot)
+                    self.narrowed[spot] = places
 
     def warned(self) -> frozenset[int]:
         """Return the stretches that lead to the ud2 of a WARN()."""

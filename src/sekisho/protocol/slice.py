@@ -325,9 +325,15 @@ class _Stretch:
         places = self.facts.accesses.get((self.stretch.segment.address, number))
         if not places:
             return
-        narrowed = (self.stretch.segment.address, number) in self.facts.narrowed
-        if narrowed and not self.facts.bases.keys().isdisjoint(places):
-            return  # where there is no device, the base says so
+        everywhere = self.facts.narrowed.get((self.stretch.segment.address, number), frozenset())
+        if everywhere and not self.facts.bases.keys().isdisjoint(places):
+            # Where there is no device, the base says so.
+            bases = {place: self._base(place, step.size) for place in sorted(everywhere)}
+            if None not in bases.values():
+                table = {place: Constant((value or 0) & 0xFFFFFFFF) for place, value in bases.items()}
+                pointer = step.operands[0]
+                found.append(_Pure(step.result, lambda _: self._chosen(pointer, table)))
+            return
         contents = {place: self.facts.contents(place, step.size).single for place in sorted(places)}
         known = set(contents.values())
         if None not in known and all(sign_extended(value, ()) for value in known if value is not None):
@@ -345,6 +351,11 @@ class _Stretch:
         cells = {place: self.parent.slicer.cell(place, step.size) for place in contents}
         if None not in cells.values():
             found.append(_Access(step.address, cells, step.size, step.operands[0], step.result))  # type: ignore[arg-type]
+
+    def _base(self, place: int, size: int) -> int | None:
+        """Return what a base holds when it is used; its first 0 is none."""
+        values = set(self.facts.contents(place, size).members(8) or ()) - {0}
+        return values.pop() if len(values) == 1 else None
 
     def _store(self, number: int, step: Step, found: list[_Access | _Pure]) -> None:
         slot = self.frame.slot(self.stretch, step)

@@ -109,12 +109,12 @@ struct shown {
 	struct sekisho_denial *denial;
 };
 
-/* What may have come about silently is shown, too, but for runs that are on their way. */
+/* What may have come about silently is shown, too. */
 static void show_found(struct machine *machine, const struct found *found, const void *context)
 {
 	const struct shown *shown = context;
 
-	if (!found->moving && !is_full(shown->denial))
+	if (!is_full(shown->denial))
 		show_alternative(machine, alternative_of(machine->store, found->alternative), shown->vcpu, shown->denial);
 }
 

@@ -113,15 +113,6 @@ static bool is_passing(const struct machine *machine, const struct run *run)
 	return run->area == NOTHING && !run->pending && machine->table->nodes[run->node].passing;
 }
 
-/* The run that is on its way; NOTHING when there is none. Late alternatives have none: their runs stay at places. */
-uint32_t find_mover(const struct machine *machine, const struct alternative *alternative)
-{
-	for (uint32_t i = 0; i < alternative->count && !alternative->late; i++)
-		if (is_passing(machine, run_of(machine->store, alternative->runs[i])))
-			return i;
-	return NOTHING;
-}
-
 /* Places of records in a table that is emptied by raising its base: what is below it is old. */
 static bool is_taken(uint32_t slot, uint32_t base) { return slot > base; }
 
@@ -179,40 +170,43 @@ static void find(struct machine *machine, struct found *found)
 	machine->found_slots[at] = base + machine->found_count;
 }
 
-/*
- * On one move an alternative may be met on several ways: what any of them reads or writes counts for all of them, and where that is
- * more than before the alternative is looked at again.
- */
-static void find_way(struct machine *machine, const struct found *way)
+static bool same_way(const struct machine *machine, const struct draft *one, const struct draft *other)
 {
-	const struct alternative *alternative = alternative_of(machine->store, way->alternative);
-	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % FOUND_SLOTS, base = machine->way_base;
-	struct found whole = *way;
+	return one->cause.before == other->cause.before && same_runs(&one->alternative, &other->alternative) &&
+	       memcmp(&one->run, &other->run, machine->store->runs.stride) == 0;
+}
+
+/*
+ * On one move a state may be met on several ways: what any of them reads or writes counts for all of them, and where that is more
+ * than before it is looked at again. One that allows no more than another, and reads and writes no more, need not be looked at.
+ */
+static void find_way(struct machine *machine, const struct draft *way)
+{
+	uint32_t at = (uint32_t)(hash_words((const uint32_t *)&way->run, machine->store->runs.stride / 4) ^
+				 hash_words(way->alternative.runs, way->alternative.count)) % FOUND_SLOTS;
+	uint32_t base = machine->way_base, place = NOTHING;
+	struct cause cause = way->cause;
 
 	for (; is_taken(machine->way_slots[at], base); at = (at + 1) % FOUND_SLOTS) {
-		const struct found *other = &machine->ways[machine->way_slots[at] - base - 1];
+		const struct draft *other = &machine->ways[machine->way_slots[at] - base - 1];
 
-		if (other->cause.before != way->cause.before ||
-		    (other->alternative != way->alternative &&
-		     !covers_alternative(machine, alternative_of(machine->store, other->alternative), alternative)))
+		if (!same_way(machine, other, way) || !dominates(machine, &other->values, &way->values))
 			continue;
-		if (other->alternative != way->alternative) {
-			if (!((way->cause.reads & ~other->cause.reads) | (way->cause.writes & ~other->cause.writes)))
-				return;
-			continue;
-		}
-		whole.cause.reads |= other->cause.reads;
-		whole.cause.writes |= other->cause.writes;
-		if (whole.cause.reads == other->cause.reads && whole.cause.writes == other->cause.writes)
+		if (!((cause.reads & ~other->cause.reads) | (cause.writes & ~other->cause.writes)))
 			return;
-		break;
+		if (place == NOTHING && memcmp(&other->values, &way->values, machine->store->values.stride) == 0) {
+			place = at;
+			cause.reads |= other->cause.reads;
+			cause.writes |= other->cause.writes;
+		}
 	}
-	if (machine->way_count == MOST_FOUND) {
+	if (machine->way_count == MOST_WAYS) {
 		machine->tired = machine->full = true;
 		return;
 	}
-	machine->ways[machine->way_count++] = whole;
-	machine->way_slots[at] = base + machine->way_count;
+	machine->ways[machine->way_count] = *way;
+	machine->ways[machine->way_count++].cause = cause;
+	machine->way_slots[place != NOTHING ? place : at] = base + machine->way_count;
 }
 
 static uint32_t raised(uint32_t *slots, uint32_t base, uint32_t count)
@@ -223,27 +217,10 @@ static uint32_t raised(uint32_t *slots, uint32_t base, uint32_t count)
 	return 0;
 }
 
-static void find_draft(struct machine *machine, struct draft *draft, uint32_t after, bool moving)
-{
-	struct found found = { .cause = draft->cause, .after = after, .moving = moving };
-
-	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
-	found.alternative = NOTHING;
-	if (draft->alternative.values != NOTHING)
-		found.alternative = pool_intern(&machine->store->alternatives, &draft->alternative);
-	if (found.alternative == NOTHING)
-		machine->full = true;
-	else if (moving)
-		find_way(machine, &found);
-	else
-		find(machine, &found);
-}
-
 /* Takes an edge to a silent node or to the end. The draft is used up. */
 static void take_silent(struct machine *machine, const struct table_edge *edge, struct draft *draft)
 {
-	uint32_t after = NOTHING;
-	bool moving = false;
+	struct found found = { .after = NOTHING, .alternative = NOTHING };
 
 	if (!edge_open(machine, edge, &draft->values, &draft->run))
 		return;
@@ -253,19 +230,27 @@ static void take_silent(struct machine *machine, const struct table_edge *edge, 
 		draft->run.node = edge->to;
 		draft->run.area = NOTHING;
 		forget_dead(machine, &draft->run, machine->table->nodes[edge->to].live);
+		if (is_passing(machine, &draft->run)) {
+			find_way(machine, draft);
+			return;
+		}
 		if (!insert_run(machine, &draft->alternative, &draft->run))
 			return;
-		moving = is_passing(machine, &draft->run);
-		after = pool_intern(&machine->store->runs, &draft->run);
+		found.after = pool_intern(&machine->store->runs, &draft->run);
 	}
-	find_draft(machine, draft, after, moving);
+	found.cause = draft->cause;
+	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
+	if (draft->alternative.values != NOTHING)
+		found.alternative = pool_intern(&machine->store->alternatives, &draft->alternative);
+	if (found.alternative == NOTHING)
+		machine->full = true;
+	else
+		find(machine, &found);
 }
 
-/* What a move from here is: it goes on from where the run rested, or is the first of a new one. */
+/* What a move from here is: `run` goes on from where it rested; NOTHING: a new one opens. */
 struct cause cause_of(const struct machine *machine, const struct found *from, uint32_t run, uint32_t kind)
 {
-	if (from->moving)
-		return from->cause;
 	return (struct cause){ .parent = (uint32_t)(from - machine->found), .before = run, .kind = (uint8_t)kind };
 }
 
@@ -316,14 +301,13 @@ static void silent_edges(struct machine *machine, const struct found *from, uint
 static void silent_moves(struct machine *machine, const struct found *from)
 {
 	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-	uint32_t mover = find_mover(machine, alternative);
 
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
 		struct nesting nesting;
 		uint32_t node;
 
-		if (run->pending || (mover != NOTHING && i != mover))
+		if (run->pending)
 			continue;
 		if (is_bound(run)) {
 			find_nesting(machine, alternative, run->vcpu, &nesting);
@@ -386,11 +370,27 @@ static void silent_unknown(struct machine *machine, const struct found *from)
 	}
 }
 
+/* Goes on with a run that is on its way. */
+static void go_on(struct machine *machine, const struct draft *way)
+{
+	const struct table_node *node = &machine->table->nodes[way->run.node];
+
+	for (uint32_t i = node->edges; i < node->edges + node->edge_count && !machine->full; i++) {
+		struct draft draft;
+
+		if (!is_silent(machine, &machine->table->edges[i]))
+			continue;
+		draft = *way;
+		take_silent(machine, &machine->table->edges[i], &draft);
+	}
+}
+
 /*
  * Visits all that may have come about silently since the alternatives in `members`, these first (without `further` only these), in
- * the order of how many moves it takes.
+ * the order of how many moves it takes; with `on_way` also runs that are on their way.
  */
-void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, const void *context)
+void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, way_visitor on_way,
+	     const void *context)
 {
 	machine->found_base = raised(machine->found_slots, machine->found_base, machine->found_count);
 	machine->found_count = 0;
@@ -412,8 +412,9 @@ void explore(struct machine *machine, const uint32_t *members, uint32_t count, b
 		silent_openings(machine, from);
 		silent_unknown(machine, from);
 		for (uint32_t j = 0; j < machine->way_count && !machine->full; j++) {
-			visit(machine, &machine->ways[j], context);
-			silent_moves(machine, &machine->ways[j]);
+			if (on_way != NULL)
+				on_way(machine, &machine->ways[j], context);
+			go_on(machine, &machine->ways[j]);
 		}
 	}
 }
@@ -424,7 +425,7 @@ bool explore_open(struct machine *machine, uint64_t *memory)
 
 	machine->found = take(memory, MOST_FOUND, sizeof *machine->found);
 	machine->found_slots = take(memory, FOUND_SLOTS, sizeof *machine->found_slots);
-	machine->ways = take(memory, MOST_FOUND, sizeof *machine->ways);
+	machine->ways = take(memory, MOST_WAYS, sizeof *machine->ways);
 	machine->way_slots = take(memory, FOUND_SLOTS, sizeof *machine->way_slots);
 	machine->edge_reads = take(memory, protocol->edge_count + 1ull, sizeof *machine->edge_reads);
 	machine->edge_writes = take(memory, protocol->edge_count + 1ull, sizeof *machine->edge_writes);

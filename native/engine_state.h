@@ -112,14 +112,15 @@ struct cause {
 	bool opens;
 };
 
-/* An alternative that may have come about silently; `after` is the run that moved; `moving`: it has not come to rest. */
+/* An alternative that may have come about silently; `after` is the run that moved. */
 struct found {
 	struct cause cause;
 	uint32_t alternative, after;
-	bool moving, joined, several; /* joined: of several ways to the same runs; several: by moves that are too different */
+	bool joined, several; /* joined: of several ways to the same runs; several: by moves that are too different */
 };
 
-#define MOST_FOUND 4096u
+#define MOST_FOUND 8192u
+#define MOST_WAYS 4096u
 
 /* A run in the making, with its protocol's variables. */
 struct draft {
@@ -161,7 +162,8 @@ struct machine {
 	uint32_t writer_count;
 	uint32_t stamp;
 	/* See engine_explore.c. */
-	struct found *found, *ways; /* at rest; on one move from there */
+	struct found *found; /* at rest */
+	struct draft *ways;  /* on one move from there: `alternative` is without the run */
 	uint32_t *found_slots, found_count, found_base, *way_slots, way_count, way_base;
 	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
 	uint64_t signal_reads, signal_writes;
@@ -193,6 +195,7 @@ struct machine {
 };
 
 typedef void (*visitor)(struct machine *machine, const struct found *found, const void *context);
+typedef void (*way_visitor)(struct machine *machine, const struct draft *way, const void *context);
 
 bool machine_open(struct machine *machine, const struct table *table, uint32_t number, uint64_t *memory);
 void machine_close(struct machine *machine);
@@ -217,14 +220,14 @@ uint32_t step_loosen(struct machine *machine, uint32_t set, bool few);
 /* engine_explore.c */
 bool explore_open(struct machine *machine, uint64_t *memory);
 void explore_close(struct machine *machine);
-void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, const void *context);
+void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, way_visitor on_way,
+	     const void *context);
 struct cause cause_of(const struct machine *machine, const struct found *from, uint32_t run, uint32_t kind);
 struct cause cause_of_opening(const struct machine *machine, const struct found *from, uint32_t kind);
 struct cause cause_of_unknown(const struct machine *machine, const struct found *from, uint32_t kind);
 void cause_add(const struct machine *machine, struct cause *cause, const struct table_edge *edge);
 bool cause_holds(const struct machine *machine, const struct cause *cause);
 bool is_silent(const struct machine *machine, const struct table_edge *edge);
-uint32_t find_mover(const struct machine *machine, const struct alternative *alternative);
 
 /* engine_step.c: what steps are made of. */
 bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run);
@@ -236,6 +239,7 @@ void draft_new(const struct machine *machine, const struct alternative *alternat
 void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
 		   const struct table_edge *edge, struct draft *draft);
 void join_values(struct values *into, const struct values *from, uint32_t count);
+bool dominates(const struct machine *machine, const struct values *wide, const struct values *values);
 bool same_runs(const struct alternative *one, const struct alternative *other);
 bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative);
 bool in_area(const struct machine *machine, const struct run *run, uint32_t node);

@@ -843,7 +843,7 @@ static uint32_t put_back(struct machine *machine, struct kept *kept)
 }
 
 /* Whether `wide` allows whatever `values` allows. */
-static bool dominates(const struct machine *machine, const struct values *wide, const struct values *values)
+bool dominates(const struct machine *machine, const struct values *wide, const struct values *values)
 {
 	for (uint32_t i = 0; i < machine->protocol->global_count; i++) {
 		bool rises = machine->rising >> i & 1;
@@ -1046,13 +1046,12 @@ static void event_edges(struct machine *machine, const struct found *from, uint3
 static void event_moves(struct machine *machine, const struct found *from, const struct nesting *nesting, const struct step *step)
 {
 	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-	uint32_t mover = find_mover(machine, alternative);
 
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
 		uint32_t node;
 
-		if (!may_move(machine, nesting, run, i, step->vcpu) || (mover != NOTHING && i != mover))
+		if (!may_move(machine, nesting, run, i, step->vcpu))
 			continue;
 		if (alternative->late) {
 			late_moves(machine, alternative, i, step);
@@ -1101,11 +1100,20 @@ static void take_request(struct machine *machine, const struct found *from, cons
 
 	find_nesting(machine, alternative, step->vcpu, &nesting);
 	event_moves(machine, from, &nesting, step);
-	if (from->moving)
-		return;
 	event_candidates(machine, from, &nesting, step);
 	if (alternative->late)
 		late_openings(machine, alternative, &nesting, step);
+}
+
+/* A run on its way comes to a place. */
+static void take_way(struct machine *machine, const struct draft *way, const void *context)
+{
+	const struct step *step = context;
+	struct nesting nesting;
+
+	find_nesting(machine, &way->alternative, step->vcpu, &nesting);
+	if (is_bound(&way->run) ? way->run.vcpu == step->vcpu : may_enter(machine, &nesting, way->run.kind))
+		take_edges(machine, way, step);
 }
 
 /* The answer to the read that a run of this vCPU waits for; or it never came, and the local may be anything. */
@@ -1146,7 +1154,7 @@ static void take_signal(struct machine *machine, const struct found *from, const
 	draft.cause = cause_of(machine, from, NOTHING, 0);
 	draft.cause.reads = machine->signal_reads;
 	draft.cause.writes = machine->signal_writes;
-	if (from->moving || (!alternative->late && !cause_holds(machine, &draft.cause)))
+	if (!alternative->late && !cause_holds(machine, &draft.cause))
 		return;
 
 	draft.alternative = *alternative;
@@ -1171,9 +1179,9 @@ uint32_t step_take(struct machine *machine, uint32_t number, const struct step *
 		find_candidates(machine, step);
 	machine->by_value |= step->kind == STEP_SIGNAL;
 	if (step->kind == STEP_SIGNAL)
-		explore(machine, members, set.count, !machine->late, take_signal, step);
+		explore(machine, members, set.count, !machine->late, take_signal, NULL, step);
 	else if (step->kind == STEP_REQUEST && machine->candidate_count > 0)
-		explore(machine, members, set.count, !machine->late, take_request, step);
+		explore(machine, members, set.count, !machine->late, take_request, take_way, step);
 	for (uint32_t i = 0; i < set.count && step->kind != STEP_REQUEST && step->kind != STEP_SIGNAL && !machine->full; i++)
 		take_answer(machine, members[i], step);
 	if (machine->listed == 0 && !machine->full) {
@@ -1192,7 +1200,7 @@ void step_look(struct machine *machine, visitor visit, const void *context)
 	const uint32_t *members = machine->store->members + set.first;
 
 	begin_list(machine, set.count > 0 && alternative_of(machine->store, members[0])->late);
-	explore(machine, members, set.count, !machine->late, visit, context);
+	explore(machine, members, set.count, !machine->late, visit, NULL, context);
 	tidy(machine);
 }
 

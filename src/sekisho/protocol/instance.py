@@ -84,7 +84,14 @@ def ports(facts: Facts, site: int, excluded: Collection[Range]) -> tuple[int, ..
         if members is None:
             return None
         numbers |= {member & 0xFFFF for member in members}
-    return tuple(sorted(numbers))
+    return tuple(sorted(number for number in numbers if not _baseless(facts, number, numbers)))
+
+
+def _baseless(facts: Facts, number: int, numbers: Collection[int]) -> bool:
+    """Whether a port is that of a device whose base is not set (0), or marked as absent (-1), beside that of ours."""
+    return number < REACH and any(
+        base + number + absent in numbers for base in facts.bases.values() for absent in (0, 1)
+    )
 
 
 def _both(contents: Abstract, known: Abstract | None) -> Abstract:

@@ -207,8 +207,6 @@ class _Routine:
         if WHOLE_SEGMENTS.name in self.slicer.without:
             for point in self.points:
                 point.rests = True
-        if start in self.slicer.circles:
-            self.points[0].rests = True
         if trusted:
             split_outcomes(self.points)
         return self.points

@@ -119,7 +119,7 @@ struct found {
 	bool joined, several; /* joined: of several ways to the same runs; several: by moves that are too different */
 };
 
-#define MOST_FOUND 8192u
+#define MOST_FOUND 4096u
 #define MOST_WAYS 4096u
 
 /* A run in the making, with its protocol's variables. */

@@ -76,73 +76,40 @@ OTHER_LOCKING: Mapping[str, int] = {
 OBJECTS: Mapping[str, int] = {**ARMING, **DISARMING, **LOCKING, **UNLOCKING, **OTHER_LOCKING}
 """All functions above, with the number of the argument that points to what they change."""
 
-PROMPT = frozenset(
-    {
-        *ARMING,
-        *("cancel_work", "cancel_delayed_work", "del_timer", "timer_delete", "try_to_del_timer_sync"),
-        *("_printk", "printk", "__warn_printk", "_dev_err", "_dev_warn", "_dev_info", "add_device_randomness"),
-        *("__wake_up", "wake_up_process", "complete", "complete_all", "up", "kill_fasync", "mutex_unlock"),
-        *("_raw_spin_lock", "_raw_spin_lock_irq", "_raw_spin_lock_irqsave", "_raw_spin_lock_bh", "_raw_spin_trylock"),
-        *("_raw_spin_unlock", "_raw_spin_unlock_irq", "_raw_spin_unlock_irqrestore", "_raw_spin_unlock_bh"),
-        *("__const_udelay", "__udelay", "__ndelay", "ktime_get", "jiffies_to_msecs", "__msecs_to_jiffies"),
-        *("memcpy", "memset", "memmove", "memcmp", "strlen", "strcmp", "snprintf", "sprintf", "scnprintf"),
-        *("capable", "__fentry__", "__stack_chk_fail", "irq_to_desc", "enable_irq", "disable_irq_nosync"),
-        *("dma_spin_lock", "request_dma", "free_dma", "__release_region", "ioread8", "iowrite8"),
-        *("bitmap_empty", "find_first_bit", "find_next_bit", "_find_first_bit", "_find_next_bit"),
-    }
+PROMPT = frozenset(ARMING) | frozenset(
+    """
+    cancel_work cancel_delayed_work del_timer timer_delete try_to_del_timer_sync
+    _printk printk __warn_printk _dev_err _dev_warn _dev_info
+    __wake_up wake_up_process complete complete_all up kill_fasync mutex_unlock
+    _raw_spin_lock _raw_spin_lock_irq _raw_spin_lock_irqsave _raw_spin_lock_bh _raw_spin_trylock
+    _raw_spin_unlock _raw_spin_unlock_irq _raw_spin_unlock_irqrestore _raw_spin_unlock_bh
+    __const_udelay __udelay __ndelay ktime_get jiffies_to_msecs __msecs_to_jiffies
+    memcpy memset memmove memcmp strlen strcmp snprintf sprintf scnprintf
+    capable __fentry__ __stack_chk_fail enable_irq disable_irq_nosync request_dma free_dma __release_region
+    _find_first_bit _find_next_bit find_first_bit find_next_bit
+    """.split()
 )
 """Functions that return without having waited for anything that another run of the driver does; before any other one
 returns, the others may have moved."""
 
 REGISTERING = frozenset(
-    {
-        *(
-            "device_add_disk",
-            "add_disk",
-            "platform_device_register",
-            "platform_device_register_full",
-            "platform_device_add",
-        ),
-        *(
-            "pci_register_driver",
-            "__pci_register_driver",
-            "pnp_register_driver",
-            "isa_register_driver",
-            "usb_register_driver",
-        ),
-        *(
-            "register_netdev",
-            "register_netdevice",
-            "misc_register",
-            "cdev_add",
-            "__register_chrdev",
-            "input_register_device",
-        ),
-        *(
-            "snd_card_register",
-            "serio_register_port",
-            "__serio_register_port",
-            "uart_add_one_port",
-            "rtc_register_device",
-        ),
-        *("devm_rtc_register_device", "watchdog_register_device", "ata_host_activate", "scsi_add_host_with_dma"),
-        *(
-            "parport_announce_port",
-            "hwmon_device_register_with_info",
-            "proc_create",
-            "proc_create_data",
-            "debugfs_create_file",
-        ),
-    }
+    """
+    device_add_disk add_disk platform_device_register platform_device_register_full platform_device_add
+    __pci_register_driver pnp_register_driver isa_register_driver usb_register_driver
+    register_netdev register_netdevice misc_register cdev_add __register_chrdev input_register_device
+    snd_card_register __serio_register_port uart_add_one_port devm_rtc_register_device watchdog_register_device
+    ata_host_activate scsi_add_host_with_dma parport_announce_port hwmon_device_register_with_info
+    proc_create proc_create_data debugfs_create_file
+    """.split()
 )
 """Functions that show a device, or the driver, to those who use it: its operations may be called from then on."""
 
 INTERRUPTIBLE = frozenset(
-    {
-        *("prepare_to_wait_event", "wait_for_completion_interruptible", "wait_for_completion_killable"),
-        *("mutex_lock_interruptible", "mutex_lock_killable", "down_interruptible", "down_killable"),
-        *("down_read_interruptible", "down_read_killable", "down_write_killable"),
-    }
+    """
+    prepare_to_wait_event wait_for_completion_interruptible wait_for_completion_killable
+    mutex_lock_interruptible mutex_lock_killable down_interruptible down_killable
+    down_read_interruptible down_read_killable down_write_killable
+    """.split()
 )
 """Functions that return 0, unless a signal broke off their waiting (kernel/sched/wait.c, completion.c)."""
 

@@ -76,7 +76,12 @@ OTHER_LOCKING: Mapping[str, int] = {
 OBJECTS: Mapping[str, int] = {**ARMING, **DISARMING, **LOCKING, **UNLOCKING, **OTHER_LOCKING}
 """All functions above, with the number of the argument that points to what they change."""
 
-PROMPT = frozenset(ARMING) | frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PROMPT = frozenset(ARMING) | _words(
     """
     cancel_work cancel_delayed_work del_timer timer_delete try_to_del_timer_sync
     _printk printk __warn_printk _dev_err _dev_warn _dev_info
@@ -87,12 +92,12 @@ PROMPT = frozenset(ARMING) | frozenset(
     memcpy memset memmove memcmp strlen strcmp snprintf sprintf scnprintf
     capable __fentry__ __stack_chk_fail enable_irq disable_irq_nosync request_dma free_dma __release_region
     _find_first_bit _find_next_bit find_first_bit find_next_bit
-    """.split()
+    """
 )
 """Functions that return without having waited for anything that another run of the driver does; before any other one
 returns, the others may have moved."""
 
-REGISTERING = frozenset(
+REGISTERING = _words(
     """
     device_add_disk add_disk platform_device_register platform_device_register_full platform_device_add
     __pci_register_driver pnp_register_driver isa_register_driver usb_register_driver
@@ -100,16 +105,16 @@ REGISTERING = frozenset(
     snd_card_register __serio_register_port uart_add_one_port devm_rtc_register_device watchdog_register_device
     ata_host_activate scsi_add_host_with_dma parport_announce_port hwmon_device_register_with_info
     proc_create proc_create_data debugfs_create_file
-    """.split()
+    """
 )
 """Functions that show a device, or the driver, to those who use it: its operations may be called from then on."""
 
-INTERRUPTIBLE = frozenset(
+INTERRUPTIBLE = _words(
     """
     prepare_to_wait_event wait_for_completion_interruptible wait_for_completion_killable
     mutex_lock_interruptible mutex_lock_killable down_interruptible down_killable
     down_read_interruptible down_read_killable down_write_killable
-    """.split()
+    """
 )
 """Functions that return 0, unless a signal broke off their waiting (kernel/sched/wait.c, completion.c)."""
 

@@ -6,7 +6,7 @@
  * Work is bounded: for a step that the cache does not know, at most 4096 alternatives are looked at that may have come about
  * silently (engine_explore.c), with at most 4096 states on the way of each move, and at most 256 are made for each of the budget's;
  * then, where that is not enough, at most 4096 with silent steps taken late (engine_late.c), twice; after that every state is taken
- * as possible. Slowest events, first pass over a recorded trace of the floppy: 5 ms without guards, 0.2 s with them.
+ * as possible. Slowest events, first pass over a recorded trace of the floppy: 5 ms without guards, 0.3 s with them.
  *
  * What stands between the two cffi marks is also read by Python (sekisho.engine.library): plain declarations only there.
  */

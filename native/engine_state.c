@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 
 #define RUNS_PER_ALTERNATIVE 2 /* distinct ones; they are shared */
-#define STORED_SETS 16384u
+#define STORED_SETS 8192u
 #define STORED_AREAS 4096u
 #define TRANSITION_BUCKETS 8192u
 #define WAYS 4u
@@ -144,11 +144,11 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 	const struct run *run = NULL;
 	const struct values *values = NULL;
 	/* One step from a full set must fit into an empty store, with the sets before and after it. */
-	uint32_t alternatives = 16384 + 4 * machine->budget;
+	uint32_t alternatives = 8192 + 4 * machine->budget;
 
 	store->set_limit = STORED_SETS;
 	store->set_mask = power_of_two(2ull * STORED_SETS) - 1;
-	store->member_limit = 262144 + 4 * machine->budget;
+	store->member_limit = 65536 + 4 * machine->budget;
 	store->sets = take(memory, store->set_limit, sizeof *store->sets);
 	store->set_slots = take(memory, store->set_mask + 1ull, sizeof *store->set_slots);
 	store->members = take(memory, store->member_limit, sizeof *store->members);

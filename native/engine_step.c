@@ -1267,20 +1267,62 @@ uint32_t step_forget(struct machine *machine, bool late)
 	return finish_list(machine);
 }
 
+#define MOST_ENDINGS 4u
+
+/*
+ * Lists an alternative, late. A run that may have ended since its last event becomes optional; one that is bound to a virtual CPU,
+ * and so keeps others off it, is there or not.
+ */
+static void list_loosened(struct machine *machine, const struct alternative *alternative)
+{
+	uint32_t bound[MOST_ENDINGS], endings = 0;
+	uint8_t optional[MOST_RUNS] = { 0 }, over[MOST_RUNS] = { 0 };
+	bool moves;
+
+	for (uint32_t i = 0; i < alternative->count; i++) {
+		struct run run = { .node = 0 };
+
+		load_run(machine, alternative->runs[i], &run);
+		if (run.pending || run.optional || !late_ends(machine, &run, &moves))
+			continue;
+		if (!is_bound(&run)) {
+			optional[i] = moves;
+			over[i] = !moves;
+		} else if (endings < MOST_ENDINGS) {
+			bound[endings++] = i;
+		} else {
+			machine->tired = machine->full = true;
+		}
+	}
+	for (uint32_t ended = 0; ended < 1u << endings && !machine->full; ended++) {
+		struct draft draft = { .alternative = { .late = 1 } };
+		bool done = true;
+
+		memcpy(draft.alternative.unknown, alternative->unknown, sizeof draft.alternative.unknown);
+		load_values(machine, alternative->values, &draft.values);
+		for (uint32_t i = 0, next = 0; i < alternative->count && done; i++) {
+			bool is_over = over[i];
+
+			if (next < endings && bound[next] == i)
+				is_over |= ended >> next++ & 1;
+			if (is_over)
+				continue;
+			load_run(machine, alternative->runs[i], &draft.run);
+			draft.run.optional |= optional[i];
+			done = insert_run(machine, &draft.alternative, &draft.run);
+		}
+		if (done)
+			list_draft(machine, &draft);
+	}
+}
+
 uint32_t step_loosen(struct machine *machine, uint32_t number, bool few)
 {
 	struct set set = machine->store->sets[number];
 
 	begin_list(machine, true);
 	machine->level = few ? 2 : 0;
-	for (uint32_t i = 0; i < set.count && !machine->full; i++) {
-		const struct alternative *alternative = alternative_of(machine->store, machine->store->members[set.first + i]);
-		struct draft draft;
-
-		draft.alternative = *alternative;
-		draft.alternative.late = 1;
-		load_values(machine, alternative->values, &draft.values);
-		list_draft(machine, &draft);
-	}
+	for (uint32_t i = 0; i < set.count && !machine->full; i++)
+		list_loosened(machine, alternative_of(machine->store, machine->store->members[set.first + i]));
 	return finish_list(machine);
 }

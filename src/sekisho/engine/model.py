@@ -112,7 +112,9 @@ class Model:
         return explained > 0
 
     def answer(self, event: Event) -> None:
-        """The device answered the read."""
+        """The device answered the read; what no device of the policy answers is nobody's."""
+        if self.scope(event) == 0:
+            return
         for machine in self.machines:
             machine.answer(event)
 

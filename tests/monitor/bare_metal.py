@@ -21,7 +21,7 @@ from sekisho.protocol.model import END, Constants, Edge, Entry, Global, Node, Pr
 
 SEKISHO = (str(Path(sys.executable).with_name("sekisho")),)
 PRELUDE = Path(__file__).parent / "rom"
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds after which a test takes for granted that what it waits for never comes, however slow the machine is."""
 
 

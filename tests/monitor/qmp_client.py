@@ -18,10 +18,12 @@ class Qmp:
         eventually(lambda: not self._socket.connect_ex(str(path)), f"QEMU's socket {path}")
         self._stream = self._socket.makefile("rw")
         self._stream.readline()
+        self._events: list[str] = []
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """The command's answer; events that come before it are passed over."""
+        """The command's answer."""
+        self._events = []
         self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._stream.flush()
         while True:
@@ -29,6 +31,12 @@ class Qmp:
             if "return" in message:
                 return message["return"]
             assert "error" not in message, message
+            self._events.append(message["event"])
+
+    def await_event(self, name: str) -> None:
+        """Until QEMU has told of it, be it before the answer to the last command."""
+        while name not in self._events:
+            self._events.append(json.loads(self._stream.readline()).get("event"))
 
     def status(self) -> str:
         """`running`, `paused`, `internal-error` …"""

@@ -151,14 +151,21 @@ def test_a_guest_that_hammers_a_denied_port_leaves_qemu_in_command(tmp_path: Pat
     assert guest.end()["denied"] > 64
 
 
-@pytest.mark.slow
 def test_a_guest_that_hammers_a_denied_port_is_reset_on_request(tmp_path: Path) -> None:
-    """Known to fail at times on a loaded machine, where the reset never arrives (docs/faults.md): run on demand."""
     guest = Running(HAMMER, tmp_path, policy_of(*REQUESTS), "--trace", "/dev/null")
     eventually(lambda: '"denial"' in (tmp_path / "log").read_text(), "the first denial")
     guest.monitor.execute("system_reset")
     eventually(lambda: '"reset"' in (tmp_path / "log").read_text(), "the reset")
     assert guest.end()["resets"] == 1
+
+
+def test_a_reset_before_the_guests_first_instruction_has_nothing_to_reset(tmp_path: Path) -> None:
+    guest = Running(HAMMER, tmp_path, policy_of(*REQUESTS), qemu_options=("-S",))
+    guest.monitor.execute("system_reset")
+    guest.monitor.await_event("RESET")
+    guest.monitor.execute("cont")
+    eventually(lambda: '"denial"' in (tmp_path / "log").read_text(), "the first denial")
+    assert guest.end()["resets"] == 0
 
 
 def test_a_flood_of_denials_does_not_flood_the_log_and_drops_are_counted(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from sekisho.image import load
 from sekisho.lift import RAM, REGISTER, UNIQUE, Code, Instruction, Lifter
+from sekisho.lift.lifter import Language
 from tests.objects import assemble
 
 
@@ -124,3 +125,12 @@ def test_data_is_not_lifted(tmp_path: Path) -> None:
     image = load(assemble(tmp_path, "nop\n.data\n.byte 0x90"))
     assert Lifter(image).at(image.section(".data").address) is None
     assert Lifter(image).at(0x1234) is None
+
+
+def test_a_known_instruction_keeps_its_length_at_the_end_of_the_code() -> None:
+    language = Language("x86-64")
+    long, short = b"\x48\x81\xc4\x00\x01\x00\x00", b"\x48\x89\xc3"  # add $0x100,%rsp; mov %rax,%rbx
+    for _ in range(2):
+        lifted = [language.lift(long + short, offset, 0xFFFFFFFFC0000000 + offset) for offset in (0, len(long))]
+        assert [each and each.length for each in lifted] == [len(long), len(short)]
+    assert language.lift(short, len(short), 0xFFFFFFFFC0000000) is None

@@ -43,7 +43,7 @@ class Access:
 Kind = Literal["", "branch", "jump", "call", "indirect jump", "indirect call", "return", "trap"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Instruction:
     """One instruction: `length` bytes at `address`, its P-code, and its I/O access if it makes one.
 
@@ -88,6 +88,8 @@ class Language:
         self._varnodes: dict[tuple[Any, int, int], Varnode] = {}
         self._fixed: dict[bytes, Instruction] = {}
         """Instructions that do the same wherever they stand, by their bytes."""
+        self._lengths: list[list[int]] = [[] for _ in range(256)]
+        """How long those are, by their first byte."""
         self._parity = self.registers["PF"].offset
         self._codes = {id(getattr(pypcode.OpCode, code.name)): int(code) for code in Code}
         self._names = {varnode: name for name, varnode in self.registers.items()}
@@ -106,14 +108,19 @@ class Language:
 
     def lift(self, code: bytes, offset: int, address: int) -> Instruction | None:
         """Lift the instruction at `offset` of `code`, which is loaded at `address`; None if it is not a valid one."""
+        if offset >= len(code):
+            return None
         fixed = self._fixed
-        for length in range(1, 9):
+        lengths = self._lengths[code[offset]]
+        for length in lengths:
             known = fixed.get(code[offset : offset + length])
             if known is not None:
-                return Instruction(address, length, known.ops, known.kind, known.target, known.access)
+                return Instruction(address, known.length, known.ops, known.kind, known.target, known.access)
         found = self._lift(code, offset, address)
         if found is not None and found.length <= 8 and _fixed(found):
             fixed[code[offset : offset + found.length]] = found
+            if found.length not in lengths:
+                lengths.append(found.length)
         return found
 
     def _lift(self, code: bytes, offset: int, address: int) -> Instruction | None:

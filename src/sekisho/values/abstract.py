@@ -106,6 +106,8 @@ def finite(values: Iterable[int]) -> Abstract:
     members = frozenset(values)
     if not members:
         raise ValueError("an abstract value has at least one member")
+    if len(members) == 1:
+        return constant(*members)
     lo, hi = min(members), max(members)
     if len(members) <= LIMIT:
         return Abstract(members, lo, hi, 1, 0, 0, "")

@@ -48,7 +48,11 @@ class Branches(Calls):
         fixed = {s: v.single for s, v in changes.items() if v.single is not None}
         if not fixed:
             return State(state.registers, state.slots, environment)
-        registers = {p: substitute(v, fixed) for p, v in state.registers.items()}
+        apart = fixed.keys().isdisjoint
+        registers = {
+            p: v if v.__class__ is int or apart(v.symbols) else substitute(v, fixed)  # type: ignore[union-attr]
+            for p, v in state.registers.items()
+        }
         slots = state.slots
         if any(isinstance(v, Expression) and not v.symbols.isdisjoint(fixed) for _, v in slots.values()):
             slots = {a: (s, substitute(v, fixed)) for a, (s, v) in slots.items()}

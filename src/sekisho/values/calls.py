@@ -139,17 +139,18 @@ class Calls(Externs):
                 self._stack(),
             )
             callee.merged = True
+            name = routine.function.name
+            for place in self.convention.saved:
+                callee.kept[place] = symbol(("before", name, callee.number, place), self.word)
         if many:
             self._widen(call.address, f"contexts of {routine.function.name} are merged")
         self._publish(state)
-        registers: dict[Place, Value] = {self.convention.stack: callee.stack}
+        registers: dict[Place, Value] = {self.convention.stack: callee.stack, **callee.kept}
         environment: dict[Expression, Abstract] = {}
         for place in self.convention.arguments:
             value = state.registers.get(place)
             if value is not None:
                 registers[place] = self._parameter(state, value, callee, place, environment)
-        for place in self.convention.saved:
-            registers[place] = symbol(("before", routine.function.name, callee.number, place), self.word)
         slots: Slots = {}
         stack = state.registers.get(self.convention.stack)
         if isinstance(stack, int) and self.word == 4:

@@ -36,21 +36,26 @@ class Expression:
         self.width = width
         self.name: Name = ()
         self.value: Abstract | None = None
-        parts: list[Expression] = [arg for arg in args if arg.__class__ is not int]  # type: ignore[misc]
-        first = parts[0] if parts else None
-        self.weak: bool = first is not None and first.weak
-        self.cost: int = 1 if first is None else 1 + first.cost
-        self.repeats: bool = first is not None and first.repeats
+        cost, weak, repeats, symbols = 1, False, False, _NO_SYMBOLS
+        only: Expression | None = None
+        for part in args:
+            if isinstance(part, int):
+                continue
+            if cost == 1:
+                cost, weak, repeats, symbols, only = 1 + part.cost, part.weak, part.repeats, part.symbols, part.only
+                continue
+            cost += part.cost
+            weak = weak or part.weak
+            repeats = repeats or part.repeats or not symbols.isdisjoint(part.symbols)
+            symbols |= part.symbols
+            only = next(iter(symbols)) if len(symbols) == 1 else None
+        self.cost: int = cost
+        self.weak: bool = weak
+        self.repeats: bool = repeats
         """Whether a symbol occurs more than once."""
-        self.symbols: frozenset[Expression] = _NO_SYMBOLS if first is None else first.symbols
-        self.only: Expression | None = None if first is None else first.only
+        self.symbols: frozenset[Expression] = symbols
+        self.only: Expression | None = only
         """The only symbol in it."""
-        for part in parts[1:]:
-            self.cost += part.cost
-            self.weak = self.weak or part.weak
-            self.repeats = self.repeats or part.repeats or not self.symbols.isdisjoint(part.symbols)
-            self.symbols = self.symbols | part.symbols
-            self.only = next(iter(self.symbols)) if len(self.symbols) == 1 else None
         self.seen: Abstract | None = None
         self.result: Abstract | None = None
         """What it was last evaluated to, when `only` was `seen`."""

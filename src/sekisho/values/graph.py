@@ -58,6 +58,8 @@ class Activation:
     stack: int
     """The stack pointer at its first instruction."""
     merged: bool = False
+    kept: dict[Place, Value] = field(default_factory=dict)
+    """Of a merged one: what the registers that it must preserve hold at its first instruction."""
     links: dict[tuple[int, int | None], Link] = field(default_factory=dict)
     exits: dict[tuple[int, int], tuple["Node", State]] = field(default_factory=dict)
     """Where it ended, in what state: by node, and by the node that left it for another function (-1: none)."""

@@ -352,7 +352,7 @@ class Builder:
 def _repeats(instruction: Instruction) -> bool:
     """Whether the instruction's P-code jumps back to its beginning."""
     ops = instruction.ops
-    if len(ops) > 1:
+    if len(ops) > 1 and not instruction.kind:
         for code, _, inputs in ops:
             if code == Code.BRANCH and inputs[0].space == RAM and inputs[0].offset == instruction.address:
                 return True

@@ -169,7 +169,9 @@ class Worklist:
         A cycle always has a node that is reached on several ways, so that replacing comes to an end.
         """
         live = target.stretch.live
-        registers = {place: value for place, value in state.registers.items() if place in live}
+        registers = state.registers
+        if not live.issuperset(registers):
+            registers = {place: value for place, value in registers.items() if place in live}
         arriving = State(registers, state.slots, state.environment)
         before = target.state
         way = (-1 if source is None else source.number, kind, truth)

@@ -6,7 +6,9 @@
 #include <sys/mman.h>
 
 #define RUNS_PER_ALTERNATIVE 2 /* distinct ones; they are shared */
+#ifndef STORED_SETS
 #define STORED_SETS 8192u
+#endif
 #define STORED_AREAS 4096u
 #define TRANSITION_BUCKETS 8192u
 #define WAYS 4u

@@ -67,7 +67,8 @@ def _allowed_event(model: Model, choice: int) -> Event | None:
     return None
 
 
-def _agree(policy: Policy, steps: list[Any], most: int = 300) -> None:
+def agree(policy: Policy, steps: list[Any], most: int = 300) -> None:
+    """Perform the steps on both, and compare all verdicts."""
     sites = sum(len(protocol.sites) for protocol in policy.protocols)
     steps = [
         (step[0], step[1] % sites)
@@ -102,11 +103,11 @@ def _agree(policy: Policy, steps: list[Any], most: int = 300) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies(), st.lists(STEPS, max_size=25))
 def test_engine_and_model_agree_on_random_protocols(policy: Policy, steps: list[Any]) -> None:
-    _agree(policy, steps)
+    agree(policy, steps)
 
 
 @pytest.mark.slow
 @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies(), st.lists(STEPS, min_size=30, max_size=60))
 def test_engine_and_model_agree_on_a_hundred_thousand_events(policy: Policy, steps: list[Any]) -> None:
-    _agree(policy, steps)
+    agree(policy, steps)

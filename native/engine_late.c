@@ -9,11 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef MOST_WALKED
 #define MOST_WALKED 128u      /* states of one run, its locals included; past it, one for each node */
+#endif
 #define MOST_FATE 32u
 #define WALK_SLOTS 256u
 #define MOST_HEADS 8192u      /* of all runs of one step */
+#ifndef MOST_WALK_WORK
 #define MOST_WALK_WORK 8192u /* states found in one step; past it, nodes with any locals */
+#endif
 
 enum fate { FATE_KNOWN = 1, FATE_ENDS = 2, FATE_MOVES = 4 };
 

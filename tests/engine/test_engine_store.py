@@ -66,10 +66,11 @@ def test_what_a_run_counted_is_still_known_after_the_store_was_full() -> None:
 
 
 @pytest.fixture(scope="module")
-def small_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """`Engine` is one whose store holds so few sets that every few events fill it."""
+def small_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`Engine` is one whose store every few events fill, and that soon gives up following silent steps one by one."""
     built = tmp_path_factory.mktemp("engine") / "libsmall.so"
-    flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-DSEKISHO_SHARED", "-DSTORED_SETS=6u", "-pthread"]
+    limits = ["-DSTORED_SETS=6u", "-DMOST_WALKED=2u", "-DMOST_WALK_WORK=4u"]
+    flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-DSEKISHO_SHARED", "-pthread", *limits]
     subprocess.run(["gcc", *flags, *sorted(NATIVE.glob("engine*.c")), "-o", built], check=True)
     ffi, _ = library()
     with pytest.MonkeyPatch.context() as patch:
@@ -77,15 +78,15 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("small_store")
+@pytest.mark.usefixtures("small_limits")
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies(), st.lists(STEPS, max_size=25))
-def test_engine_and_model_agree_when_the_store_fills_up_all_the_time(policy: Policy, steps: list[Any]) -> None:
+def test_engine_and_model_agree_when_every_limit_is_reached_all_the_time(policy: Policy, steps: list[Any]) -> None:
     agree(policy, steps)
 
 
-@pytest.mark.usefixtures("small_store")
-def test_the_small_store_does_fill_up() -> None:
+@pytest.mark.usefixtures("small_limits")
+def test_a_small_store_does_fill_up() -> None:
     with Engine(COUNTED) as engine:
         for _ in range(20):
             assert engine.request(read(0)) is None

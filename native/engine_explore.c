@@ -65,14 +65,23 @@ void cause_add(const struct machine *machine, struct cause *cause, const struct 
 	cause->writes |= machine->edge_writes[number];
 }
 
+/* The kinds, a bit for each, of which none may open while a run of `kind` is open, its own for the slots. */
+static uint32_t keeps_out(uint32_t kind)
+{
+	uint32_t kinds = 1u << kind;
+
+	for (uint32_t other = 0; other < SEKISHO_KINDS; other++)
+		kinds |= (excluded_by(other) >> kind & 1) << other;
+	return kinds;
+}
+
 /* Whether the move comes before something that depends on it: `reads` and `writes` are those of what comes after. */
 static bool matters(const struct found *move, const uint32_t *runs, uint32_t count, uint64_t reads, uint64_t writes, uint32_t opened)
 {
 	if (move->several || move->cause.writes & (reads | writes) || move->cause.reads & writes)
 		return true;
-	/* It gives back a slot that is needed, or a virtual CPU; or it was the last that kept the driver in memory. */
-	if (move->after == NOTHING && (opened >> move->cause.kind & 1 || move->cause.kind >= SEKISHO_IRQ ||
-				       (move->cause.kind == SEKISHO_TASK && opened >> SEKISHO_EXIT & 1)))
+	/* It gives back a slot that is needed, or a virtual CPU; or it kept another from opening. */
+	if (move->after == NOTHING && (opened & keeps_out(move->cause.kind) || move->cause.kind >= SEKISHO_IRQ))
 		return true;
 	for (uint32_t i = 0; i < count; i++)
 		if (move->after != NOTHING && runs[i] == move->after)

@@ -140,13 +140,16 @@ struct kept {
 struct machine {
 	const struct table *table;
 	const struct table_protocol *protocol;
+	struct store *store;
+	struct transition *transitions;
+	uint32_t current, transition_mask, turn;
+	uint32_t strain; /* how much merging there was of late: grows with each, fades with each event */
+	uint32_t vcpus; /* highest number seen so far + 1 */
+	uint64_t hits, misses;
+	struct store stores[2];
 	uint32_t number, budget, run_words, local_count;
-	struct store stores[2], *store;
-	uint32_t current;
 	bool begins_late, forgets_late; /* the exact set was too much once, so it always is */
 	uint32_t beginning; /* the set that a reset goes back to; NOTHING when the store has lost it */
-	struct transition *transitions;
-	uint32_t transition_mask, turn;
 
 	/* Scratch of one step. */
 	uint32_t *list;	 /* alternatives reached so far */
@@ -186,10 +189,8 @@ struct machine {
 	bool full;    /* the store overflowed: the step must be taken again */
 	bool by_value; /* the step's outcome depends on its value */
 	uint32_t reason;
-	uint32_t strain; /* how much merging there was of late: grows with each, fades with each event */
 
-	uint32_t vcpus; /* highest number seen so far + 1 */
-	uint64_t hits, misses, merges, flushes;
+	uint64_t merges, flushes;
 	uint32_t most_alternatives;
 	uint32_t open_runs[SEKISHO_KINDS];
 };
@@ -264,6 +265,7 @@ struct nesting {
 void find_nesting(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu, struct nesting *nesting);
 bool may_move(const struct machine *machine, const struct nesting *nesting, const struct run *run, uint32_t index, uint32_t vcpu);
 bool may_enter(const struct machine *machine, const struct nesting *nesting, uint32_t kind);
+uint32_t excluded_by(uint32_t kind);
 bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind);
 bool node_fits(const struct machine *machine, const struct table_node *node, const struct step *step);
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);

@@ -767,6 +767,12 @@ void draft_new(const struct machine *machine, const struct alternative *alternat
 	draft->run.vcpu = SEKISHO_NO_VCPU;
 }
 
+/* While runs of these kinds are open none of `kind` opens: EXCLUDED_BY in sekisho.protocol.model. */
+uint32_t excluded_by(uint32_t kind)
+{
+	return kind == SEKISHO_EXIT ? 1u << SEKISHO_TASK | 1u << SEKISHO_INIT : kind == SEKISHO_INIT ? 1u << SEKISHO_EXIT : 0;
+}
+
 /* A run that opens takes the slot of an unknown one where the kind's slots are used up. False: no slot. */
 bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind)
 {
@@ -774,8 +780,9 @@ bool take_slot(const struct machine *machine, const struct nesting *nesting, str
 
 	if (kind >= SEKISHO_IRQ) /* bounded on each vCPU, see may_enter */
 		return true;
-	if (kind == SEKISHO_EXIT && nesting->known[SEKISHO_TASK] > 0) /* they keep the driver in memory */
-		return false;
+	for (uint32_t other = 0; other < SEKISHO_KINDS; other++)
+		if (excluded_by(kind) >> other & 1 && nesting->known[other] > 0)
+			return false;
 	if (nesting->known[kind] >= slots)
 		return false;
 	if (alternative->unknown[kind] > slots - nesting->known[kind] - 1)
@@ -894,16 +901,15 @@ static void drop_dominated(struct machine *machine)
 	machine->listed = kept;
 }
 
-/* Forgets all that was found on the way, but for what has been listed. */
+/* Forgets all that was found on the way, but for what has been listed. Of runs in late sets other tables know, by their numbers. */
 static void tidy(struct machine *machine)
 {
 	struct store *store = machine->store;
 
-	if (machine->late || machine->found_count == 0)
-		return;
 	for (uint32_t i = 0; i < machine->listed; i++)
 		keep(machine, machine->list[i], &machine->kept[i]);
-	pool_truncate(&store->runs, machine->before.runs);
+	if (!machine->late)
+		pool_truncate(&store->runs, machine->before.runs);
 	pool_truncate(&store->values, machine->before.values);
 	pool_truncate(&store->alternatives, machine->before.alternatives);
 	for (uint32_t i = 0; i < machine->listed; i++)
@@ -912,8 +918,11 @@ static void tidy(struct machine *machine)
 
 static uint32_t finish_list(struct machine *machine)
 {
-	if (machine->full)
+	if (machine->full) {
+		machine->listed = 0;
+		tidy(machine);
 		return NOTHING;
+	}
 	if (!machine->late)
 		drop_dominated(machine);
 	tidy(machine);

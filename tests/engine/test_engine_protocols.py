@@ -484,6 +484,21 @@ def test_a_run_that_never_comes_to_an_end_has_changed_the_globals_all_the_same()
     assert judge(policy(protocol(entries, nodes, variables={"open": 0})), write(0, "0x10")) == [True]
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "allowed"),
+    [("init", "exit", False), ("exit", "init", False), ("task", "exit", False), ("exit", "task", True)],
+)
+def test_a_driver_is_unloaded_only_when_it_is_loaded_and_nobody_uses_it(first: str, other: str, allowed: bool) -> None:
+    nodes = (
+        place("a", OUT, "0x10", Edge("a2")),
+        place("a2", OUT, "0x11", Edge(END)),
+        place("b", OUT, "0x12", Edge(END)),
+    )
+    rules = policy(protocol({first: (Edge("a"),), other: (Edge("b"),)}, nodes))
+    begin, end, request = write(0, "0x10"), write(0, "0x11"), write(0, "0x12")
+    assert judge(rules, begin, request, end, request) == [True, allowed, True, True]
+
+
 def test_the_number_of_runs_proved_to_be_open_is_counted() -> None:
     with Engine(policy(NESTED)) as engine:
         for address in ("0x10", "0x16", "0x12"):

@@ -12,7 +12,7 @@ from sekisho.policy.address import parse_ranges
 from sekisho.policy.compose import pass_unseen
 from sekisho.policy.table import KINDS
 from sekisho.protocol.expression import evaluate, parse
-from sekisho.protocol.model import END, Bits, Constants, Edge, Expression, Kind, Node, Protocol
+from sekisho.protocol.model import END, EXCLUDED_BY, Bits, Constants, Edge, Expression, Kind, Node, Protocol
 from sekisho.trace import Event
 
 Values = tuple[tuple[str, int | None], ...]
@@ -341,7 +341,7 @@ class _Machine:
         if kind in ("irq", "timer"):
             return alternative
         known = sum(run.kind == kind for run in alternative.runs)
-        if known >= self.slots[kind] or (kind == "exit" and any(run.kind == "task" for run in alternative.runs)):
+        if known >= self.slots[kind] or any(run.kind in EXCLUDED_BY.get(kind, ()) for run in alternative.runs):
             return None
         left = self.slots[kind] - known - 1
         unknown = list(alternative.unknown)

@@ -28,6 +28,12 @@ Kind = Literal["init", "exit", "task", "work", "irq", "timer"]
 Space = Literal["pio", "mmio"]
 Direction = Literal["in", "out"]
 
+EXCLUDED_BY: dict[Kind, tuple[Kind, ...]] = {"init": ("exit",), "exit": ("init", "task")}
+"""While runs of these kinds are open none of that kind opens: a driver is unloaded when it has been loaded and no task
+is in it, and loaded when it is not about to be unloaded (Linux: kernel/module/main.c, delete_module and
+add_unformed_module).
+"""
+
 END = "end"
 """Target of an edge that closes the run."""
 

@@ -16,7 +16,7 @@ from sekisho.policy.address import parse_ranges
 from sekisho.policy.compose import prepare
 from sekisho.policy.table import KINDS
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, evaluate, names, parse
-from sekisho.protocol.model import END, Bits, Constants, Direction, Edge, Expression, Node, Protocol, Site
+from sekisho.protocol.model import END, EXCLUDED_BY, Bits, Constants, Direction, Edge, Expression, Node, Protocol, Site
 from sekisho.protocol.model import Space as IoSpace
 from sekisho.query.pattern import Pattern
 
@@ -25,7 +25,8 @@ State = tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]
 """One protocol's part: globals, runs that no vCPU is bound to (sorted), and each vCPU's bound runs as they opened."""
 Configuration = tuple[State, ...]
 
-_TASK, _EXIT, _IRQ, _TIMER = map(KINDS.index, ("task", "exit", "irq", "timer"))
+_IRQ, _TIMER = map(KINDS.index, ("irq", "timer"))
+_EXCLUDED_BY = [tuple(map(KINDS.index, EXCLUDED_BY.get(kind, ()))) for kind in KINDS]
 _WIDE = 1 << 16
 
 
@@ -245,8 +246,8 @@ class _Machine:
         for kind, run in self.entries:
             if waiting[kind] >= self.slots[kind] and kind not in (_IRQ, _TIMER):
                 continue
-            if kind == _EXIT and waiting[_TASK]:
-                continue  # they keep the driver in memory
+            if any(waiting[other] for other in _EXCLUDED_BY[kind]):
+                continue
             for move in self._moves(run, variables):
                 if move.request is not None:
                     yield from self._placed(move, kind, free, bound)

@@ -23,7 +23,8 @@ struct sekisho_engine *sekisho_engine_open(const void *table, size_t size, char 
 	if (ready) {
 		engine->memory = sizeof *engine + size;
 		engine->machine_count = engine->table.head->protocols.count;
-		pthread_mutex_init(&engine->lock, NULL);
+		engine->by_ip = engine->table.head->match == SEKISHO_MATCH_IP;
+		engine->firmware_allowed = engine->table.head->firmware_allowed;
 	}
 	for (uint32_t i = 0; ready && i < engine->machine_count; i++)
 		ready = machine_open(&engine->machines[i], &engine->table, i, &engine->memory);
@@ -41,7 +42,6 @@ void sekisho_engine_close(struct sekisho_engine *engine)
 		return;
 	for (uint32_t i = 0; i < engine->machine_count; i++)
 		machine_close(&engine->machines[i]);
-	pthread_mutex_destroy(&engine->lock);
 	table_unload(&engine->table);
 	free(engine);
 }
@@ -62,7 +62,7 @@ static uint32_t first_element(const struct sekisho_event *event)
 	return value;
 }
 
-static bool is_malformed(const struct sekisho_engine *engine, const struct sekisho_event *event)
+HOT static bool is_malformed(const struct sekisho_engine *engine, const struct sekisho_event *event)
 {
 	bool width = event->width == 1 || event->width == 2 || event->width == 4 || event->width == 8;
 
@@ -121,9 +121,9 @@ static void settle(struct machine *machine, const struct sekisho_event *event)
 }
 
 /* Lets every protocol that can explain the event take it. 0 when there is one, else the most telling reason. */
-static uint32_t explain(struct sekisho_engine *engine, const struct sekisho_event *event, bool followed)
+HOT static uint32_t explain(struct sekisho_engine *engine, const struct sekisho_event *event, bool followed)
 {
-	bool by_ip = engine->table.head->match == SEKISHO_MATCH_IP && event->origin == SEKISHO_ORIGIN_SITE;
+	bool by_ip = engine->by_ip && event->origin == SEKISHO_ORIGIN_SITE;
 	uint32_t next[TABLE_PROTOCOLS], explained = 0, reason = SEKISHO_REASON_ADDRESS;
 	uint32_t count = engine->machine_count;
 	struct step step = step_of(event, STEP_REQUEST);
@@ -164,16 +164,14 @@ static uint32_t explain(struct sekisho_engine *engine, const struct sekisho_even
 /* What the origin alone decides. */
 static uint32_t judge_origin(struct sekisho_engine *engine, const struct sekisho_event *event, bool *passed)
 {
-	bool by_ip = engine->table.head->match == SEKISHO_MATCH_IP;
-
-	if (event->origin == SEKISHO_ORIGIN_FIRMWARE && engine->table.head->firmware_allowed && !engine->driver_seen) {
+	if (event->origin == SEKISHO_ORIGIN_FIRMWARE && engine->firmware_allowed && !engine->driver_seen) {
 		engine->statistics.firmware++;
 		*passed = true;
 		return SEKISHO_REASON_NONE;
 	}
-	if (by_ip && event->origin == SEKISHO_ORIGIN_FIRMWARE)
+	if (engine->by_ip && event->origin == SEKISHO_ORIGIN_FIRMWARE)
 		return SEKISHO_REASON_FIRMWARE;
-	if (by_ip && event->origin == SEKISHO_ORIGIN_ELSEWHERE)
+	if (engine->by_ip && event->origin == SEKISHO_ORIGIN_ELSEWHERE)
 		return SEKISHO_REASON_ORIGIN;
 	return SEKISHO_REASON_NONE;
 }
@@ -198,12 +196,12 @@ static void follow(struct sekisho_engine *engine, const struct sekisho_event *ev
 {
 	bool elsewhere = event->origin == SEKISHO_ORIGIN_ELSEWHERE || event->origin == SEKISHO_ORIGIN_FIRMWARE;
 
-	if (is_malformed(engine, event) || (elsewhere && engine->table.head->match == SEKISHO_MATCH_IP))
+	if (is_malformed(engine, event) || (elsewhere && engine->by_ip))
 		return;
 	explain(engine, event, true);
 }
 
-int sekisho_engine_request(struct sekisho_engine *engine, const struct sekisho_event *event, struct sekisho_denial *denial)
+HOT int sekisho_engine_request(struct sekisho_engine *engine, const struct sekisho_event *event, struct sekisho_denial *denial)
 {
 	int scope = table_scope(&engine->table, event->space, event->address, event->width);
 	uint32_t reason = SEKISHO_REASON_NONE;
@@ -213,7 +211,7 @@ int sekisho_engine_request(struct sekisho_engine *engine, const struct sekisho_e
 		__atomic_fetch_add(&engine->outside, 1, __ATOMIC_RELAXED);
 		return SEKISHO_ALLOW;
 	}
-	pthread_mutex_lock(&engine->lock);
+	lock_acquire(&engine->lock);
 	if (scope == SEKISHO_GUARDED) {
 		engine->statistics.guarded++;
 		reason = judge_guarded(engine, event);
@@ -228,7 +226,7 @@ int sekisho_engine_request(struct sekisho_engine *engine, const struct sekisho_e
 		engine->statistics.denied++;
 	if (reason != SEKISHO_REASON_NONE && denial != NULL)
 		explain_denial(engine, past, reason, denial);
-	pthread_mutex_unlock(&engine->lock);
+	lock_release(&engine->lock);
 	return reason == SEKISHO_REASON_NONE ? SEKISHO_ALLOW : SEKISHO_DENY;
 }
 
@@ -248,7 +246,7 @@ static void write_answer(struct sekisho_engine *engine, const struct sekisho_eve
 	}
 }
 
-void sekisho_engine_answer(struct sekisho_engine *engine, const struct sekisho_event *event)
+HOT void sekisho_engine_answer(struct sekisho_engine *engine, const struct sekisho_event *event)
 {
 	struct step step;
 
@@ -256,12 +254,12 @@ void sekisho_engine_answer(struct sekisho_engine *engine, const struct sekisho_e
 	    event->direction != SEKISHO_IN || event->data == NULL || is_malformed(engine, event))
 		return;
 	step = step_of(event, STEP_ANSWER);
-	pthread_mutex_lock(&engine->lock);
+	lock_acquire(&engine->lock);
 	write_answer(engine, event);
 	for (uint32_t i = 0; i < engine->machine_count; i++)
 		if (set_pending(&engine->machines[i]))
 			engine->machines[i].current = machine_step(&engine->machines[i], &step);
-	pthread_mutex_unlock(&engine->lock);
+	lock_release(&engine->lock);
 }
 
 /* Whether the protocol listens to this line, at this level. */
@@ -281,27 +279,27 @@ void sekisho_engine_signal(struct sekisho_engine *engine, uint32_t line, uint32_
 		.kind = STEP_SIGNAL, .address = line, .value = level, .vcpu = SEKISHO_NO_VCPU, .site = NOTHING, .count = 1
 	};
 
-	pthread_mutex_lock(&engine->lock);
+	lock_acquire(&engine->lock);
 	engine->statistics.signals++;
 	for (uint32_t i = 0; i < engine->machine_count; i++)
 		if (hears(&engine->machines[i], line, level))
 			engine->machines[i].current = machine_step(&engine->machines[i], &step);
-	pthread_mutex_unlock(&engine->lock);
+	lock_release(&engine->lock);
 }
 
 void sekisho_engine_reset(struct sekisho_engine *engine)
 {
-	pthread_mutex_lock(&engine->lock);
+	lock_acquire(&engine->lock);
 	engine->statistics.resets++;
 	engine->driver_seen = false;
 	for (uint32_t i = 0; i < engine->machine_count; i++)
 		machine_reset(&engine->machines[i]);
-	pthread_mutex_unlock(&engine->lock);
+	lock_release(&engine->lock);
 }
 
 void sekisho_engine_forget(struct sekisho_engine *engine, uint32_t vcpus)
 {
-	pthread_mutex_lock(&engine->lock);
+	lock_acquire(&engine->lock);
 	engine->statistics.forgets++;
 	engine->driver_seen = false;
 	for (uint32_t i = 0; i < engine->machine_count; i++) {
@@ -309,12 +307,12 @@ void sekisho_engine_forget(struct sekisho_engine *engine, uint32_t vcpus)
 			engine->machines[i].vcpus = vcpus < UNLIMITED ? vcpus : UNLIMITED;
 		machine_forget(&engine->machines[i]);
 	}
-	pthread_mutex_unlock(&engine->lock);
+	lock_release(&engine->lock);
 }
 
 void sekisho_engine_statistics(struct sekisho_engine *engine, struct sekisho_statistics *statistics)
 {
-	pthread_mutex_lock(&engine->lock);
+	lock_acquire(&engine->lock);
 	*statistics = engine->statistics;
 	statistics->outside = __atomic_load_n(&engine->outside, __ATOMIC_RELAXED);
 	statistics->memory = engine->memory;
@@ -332,5 +330,5 @@ void sekisho_engine_statistics(struct sekisho_engine *engine, struct sekisho_sta
 			if (machine->open_runs[kind] > statistics->open_runs[kind])
 				statistics->open_runs[kind] = machine->open_runs[kind];
 	}
-	pthread_mutex_unlock(&engine->lock);
+	lock_release(&engine->lock);
 }

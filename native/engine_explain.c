@@ -138,7 +138,7 @@ void explain_denial(struct sekisho_engine *engine, const struct sekisho_past_eve
 		denial->recent[i] = engine->recent[(engine->number - recent + i) % SEKISHO_RECENT];
 }
 
-int sekisho_engine_scope(const struct sekisho_engine *engine, uint32_t space, uint64_t address, uint32_t width)
+HOT int sekisho_engine_scope(const struct sekisho_engine *engine, uint32_t space, uint64_t address, uint32_t width)
 {
 	return table_scope(&engine->table, space, address, width);
 }
@@ -179,7 +179,7 @@ int sekisho_engine_site(const struct sekisho_engine *engine, uint32_t index, str
 	return 0;
 }
 
-int sekisho_engine_range(const struct sekisho_engine *engine, uint32_t index, struct sekisho_range *range)
+HOT int sekisho_engine_range(const struct sekisho_engine *engine, uint32_t index, struct sekisho_range *range)
 {
 	const struct table_range *from = &engine->table.ranges[index];
 

@@ -12,7 +12,7 @@
 #ifndef MOST_WALKED
 #define MOST_WALKED 128u      /* states of one run, its locals included; past it, one for each node */
 #endif
-#define MOST_FATE 32u
+#define MOST_FATE (MOST_WALKED / 4)
 #define WALK_SLOTS 256u
 #define MOST_HEADS 8192u      /* of all runs of one step */
 #ifndef MOST_WALK_WORK

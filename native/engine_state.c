@@ -12,6 +12,8 @@
 #define STORED_AREAS 4096u
 #define TRANSITION_BUCKETS 8192u
 #define WAYS 4u
+#define APART 8u    /* buckets from one set's first to the next one's */
+#define SPREAD 256u /* buckets that hold one set's */
 
 static uint64_t mix(uint64_t hash, uint64_t word)
 {
@@ -364,15 +366,15 @@ static uint64_t shape_of(const struct step *step, bool by_value)
 	       (uint64_t)(step->count != 1) << 41 | (uint64_t)by_value << 48;
 }
 
+/* A set's transitions stand close together, and near those of the sets found before and after it: few pages are touched. */
 static struct transition *bucket_of(const struct machine *machine, const struct step *step, uint64_t shape, uint32_t value)
 {
-	uint64_t hash = mix(mix((uint64_t)machine->current << 32 | value, step->address ^ shape),
-			    (uint64_t)step->site << 32 | step->vcpu);
+	uint64_t hash = mix(mix(value, step->address ^ shape), (uint64_t)step->site << 32 | step->vcpu);
 
-	return machine->transitions + (hash & machine->transition_mask) * WAYS;
+	return machine->transitions + ((machine->current * APART + hash % SPREAD) & machine->transition_mask) * WAYS;
 }
 
-static struct transition *find(const struct machine *machine, const struct step *step, bool by_value)
+HOT static struct transition *find(const struct machine *machine, const struct step *step, bool by_value)
 {
 	uint64_t shape = shape_of(step, by_value);
 	uint32_t value = by_value ? step->value : 0;
@@ -402,7 +404,7 @@ static void remember(struct machine *machine, const struct step *step, bool by_v
 	*victim = (struct transition){ step->address, shape, step->vcpu, step->site, value, machine->current, next, 1 };
 }
 
-uint32_t machine_step(struct machine *machine, const struct step *step)
+HOT uint32_t machine_step(struct machine *machine, const struct step *step)
 {
 	/* Most writes are judged by their value and most reads cannot be, so that one look is mostly enough. */
 	bool first = step->direction == SEKISHO_OUT || step->kind != STEP_REQUEST;

@@ -335,7 +335,7 @@ void table_unload(struct table *table)
 	table->bytes = NULL;
 }
 
-int table_scope(const struct table *table, uint32_t space, uint64_t address, uint32_t width)
+HOT int table_scope(const struct table *table, uint32_t space, uint64_t address, uint32_t width)
 {
 	int scope = SEKISHO_OUTSIDE;
 

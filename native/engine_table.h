@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "engine.h"
+#include "engine_hot.h"
 
 #define TABLE_NONE 0xffffffffu
 #define TABLE_END 0xfffffffeu	     /* target of an edge that closes the run */

@@ -17,7 +17,7 @@ static int wake_file = -1, alive_file = -1, channel_file = -1;
 
 __attribute__((visibility("default"))) int ioctl(int file, unsigned long request, ...);
 
-long shim_ioctl(int file, unsigned long request, void *argument)
+HOT long shim_ioctl(int file, unsigned long request, void *argument)
 {
 	return syscall(SYS_ioctl, file, request, argument);
 }
@@ -61,7 +61,7 @@ static void hide(void)
 		syscall(SYS_fcntl, files[i], F_SETFD, FD_CLOEXEC);
 }
 
-int ioctl(int file, unsigned long request, ...)
+HOT int ioctl(int file, unsigned long request, ...)
 {
 	/* Numbers may arrive sign-extended from an int. */
 	uint32_t number = (uint32_t)request;

@@ -17,6 +17,8 @@
 
 #include "channel.h"
 #include "engine.h"
+#include "engine_hot.h"
+#include "engine_lock.h"
 #include "locate.h"
 
 #define SHIM_VMS 8
@@ -26,9 +28,6 @@
 #define SHIM_MESSAGE 256 /* the line that stands for every message-signalled interrupt */
 
 struct vcpu;
-
-/* A lock for what is rare: 0 free, 1 held, 2 held and waited for. */
-typedef _Atomic uint32_t shim_lock;
 
 /* shim_pci.c: what is known of the machine's PCI functions on bus 0. */
 #define PCI_FUNCTIONS 256
@@ -61,49 +60,50 @@ struct pci_window {
 };
 
 struct pci {
-	shim_lock lock;
+	sekisho_lock lock;
 	_Atomic uint32_t turn; /* the vCPU (plus one) that has a request at the configuration ports under way */
 	uint32_t address, pciexbar;
 	_Atomic uint64_t ecam[2]; /* now, and before; 0: none */
 	uint32_t other[PCI_OTHER];
-	struct pci_function functions[PCI_FUNCTIONS];
-	struct pci_window windows[PCI_WINDOWS];
 	uint32_t window_count;
+	struct pci_window windows[PCI_WINDOWS];
+	struct pci_function functions[PCI_FUNCTIONS];
 };
 
+/* What every exit needs stands first, close together: see struct sekisho_engine. */
 struct vm {
 	int file;
+	_Atomic uint32_t generation;
 	struct sekisho_engine *engine;
 	struct sekisho_policy_facts facts;
 	struct locator *locator;
-	_Atomic uint32_t generation;
-	struct memory memory;
-	struct pci pci;
+
+	bool synchronised; /* KVM leaves the registers in the run page */
+	bool kernel_irqchip, kernel_apic, kernel_pit;
+	bool memory_told; /* that guarded addresses are memory of the guest */
+	_Atomic bool any_unseen;
+	_Atomic bool started;	/* a vCPU has run */
+	_Atomic bool paging;	/* an exit was seen with paging on, since the last reset */
+	_Atomic uint32_t epoch; /* raised by every reset */
+	_Atomic uint32_t rate_tokens;
 
 	/*
 	 * Nobody handles an exit while somebody changes the memory slots or the engine: a changer sets `closed` and waits until
 	 * no vCPU is busy and no `visitors` are inside; whoever finds it closed stays out.
 	 */
-	shim_lock change;
+	sekisho_lock change;
 	_Atomic uint32_t closed;
 	_Atomic uint32_t visitors;
 
-	shim_lock located;  /* the locator's state */
-	shim_lock ordering; /* while tracing: records stand in the order in which the engine judged */
-	shim_lock rate;
+	sekisho_lock located;  /* the locator's state */
+	sekisho_lock ordering; /* while tracing: records stand in the order in which the engine judged */
+	sekisho_lock rate;
 	uint64_t rate_time;
-	_Atomic uint32_t rate_tokens;
 
-	bool synchronised; /* KVM leaves the registers in the run page */
-	bool kernel_irqchip, kernel_apic, kernel_pit;
-	_Atomic bool started;	/* a vCPU has run */
-	_Atomic bool paging;	/* an exit was seen with paging on, since the last reset */
-	_Atomic uint32_t epoch; /* raised by every reset */
-	_Atomic uint64_t judged;
+	struct pci pci;
+	struct memory memory;
 	_Atomic uint8_t levels[SHIM_LINES];
 	_Atomic uint8_t unseen[SHIM_LINES + 1]; /* lines that something else than the VMM raises, too */
-	_Atomic bool any_unseen;
-	bool memory_told; /* that guarded addresses are memory of the guest */
 	uint64_t run_size;
 
 	struct kvm_ioeventfd doorbells[SHIM_DOORBELLS];
@@ -143,8 +143,6 @@ void shim_wake(void);
 _Noreturn void shim_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* shim_lock.c */
-void shim_acquire(shim_lock *lock);
-void shim_release(shim_lock *lock);
 void shim_enter(struct vcpu *vcpu);
 void shim_leave(struct vcpu *vcpu);
 void shim_visit(struct vm *vm);
@@ -160,6 +158,8 @@ struct shim_text {
 };
 /* Head and parts become one record. `wait`: for room, as long as the launcher lives. False: no room. */
 bool shim_record(const struct record *head, const struct shim_text *parts, int count, bool wait);
+/* For as many more as the largest record takes. Before a lock is taken under which one is written: there, waiting keeps others out. */
+void shim_await_room(void);
 void shim_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* shim_vm.c */

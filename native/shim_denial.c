@@ -19,7 +19,7 @@ static bool is_urgent(const struct vm *vm)
  * A guest that hammers a denied port must not flood the log, and what is not logged need not be explained. Asked before every
  * judgement: as long as there is something left, that is one look.
  */
-bool shim_may_explain(struct vm *vm)
+HOT bool shim_may_explain(struct vm *vm)
 {
 	struct timespec now;
 	uint64_t time, earned;
@@ -29,13 +29,13 @@ bool shim_may_explain(struct vm *vm)
 		return true;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-	shim_acquire(&vm->rate);
+	lock_acquire(&vm->rate);
 	earned = vm->rate_time ? (time - vm->rate_time) * RATE_PER_SECOND / 1000000000u : RATE_BURST;
 	if (earned) {
 		vm->rate_time = time;
 		atomic_store(&vm->rate_tokens, earned > RATE_BURST ? RATE_BURST : (uint32_t)earned);
 	}
-	shim_release(&vm->rate);
+	lock_release(&vm->rate);
 	return earned != 0;
 }
 

@@ -13,22 +13,6 @@ static void futex_wake(_Atomic uint32_t *word, int count)
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
 }
 
-void shim_acquire(shim_lock *lock)
-{
-	uint32_t free = 0;
-
-	if (atomic_compare_exchange_strong(lock, &free, 1))
-		return;
-	while (atomic_exchange(lock, 2))
-		futex_wait(lock, 2);
-}
-
-void shim_release(shim_lock *lock)
-{
-	if (atomic_exchange(lock, 0) == 2)
-		futex_wake(lock, 1);
-}
-
 void shim_nap(long microseconds)
 {
 	struct timespec time = { microseconds / 1000000, microseconds % 1000000 * 1000 };
@@ -37,7 +21,7 @@ void shim_nap(long microseconds)
 }
 
 /* Sequentially consistent, both sides: either we see `closed`, or the changer sees us busy. */
-void shim_enter(struct vcpu *vcpu)
+HOT void shim_enter(struct vcpu *vcpu)
 {
 	for (;;) {
 		atomic_store(&vcpu->busy, 1);
@@ -48,7 +32,7 @@ void shim_enter(struct vcpu *vcpu)
 	}
 }
 
-void shim_leave(struct vcpu *vcpu)
+HOT void shim_leave(struct vcpu *vcpu)
 {
 	atomic_store_explicit(&vcpu->busy, 0, memory_order_release);
 }
@@ -74,7 +58,7 @@ void shim_close(struct vm *vm)
 {
 	uint32_t count;
 
-	shim_acquire(&vm->change);
+	lock_acquire(&vm->change);
 	atomic_store(&vm->closed, 1);
 	count = atomic_load(&vm->vcpu_count);
 	for (uint32_t i = 0; i < count; i++)
@@ -88,5 +72,5 @@ void shim_open(struct vm *vm)
 {
 	atomic_store(&vm->closed, 0);
 	futex_wake(&vm->closed, INT32_MAX);
-	shim_release(&vm->change);
+	lock_release(&vm->change);
 }

@@ -70,12 +70,12 @@ static bool find_access(const struct pci *pci, const struct sekisho_event *event
 }
 
 /* Every request comes this way: one comparison for nearly all of them. */
-bool pci_is_port(const struct sekisho_event *event)
+HOT bool pci_is_port(const struct sekisho_event *event)
 {
 	return event->space == SEKISHO_PIO && event->address <= DATA_PORT + 3 && event->address + event->width > ADDRESS_PORT;
 }
 
-bool pci_is_configuration(const struct pci *pci, const struct sekisho_event *event)
+HOT bool pci_is_configuration(const struct pci *pci, const struct sekisho_event *event)
 {
 	uint64_t offset;
 
@@ -116,9 +116,9 @@ bool pci_guards(struct vm *vm, uint8_t space, uint64_t first, uint64_t last)
 {
 	bool guarded;
 
-	shim_acquire(&vm->pci.lock);
+	lock_acquire(&vm->pci.lock);
 	guarded = guarded_now(vm, space, first, last, 0);
-	shim_release(&vm->pci.lock);
+	lock_release(&vm->pci.lock);
 	return guarded;
 }
 
@@ -279,7 +279,7 @@ void pci_answered(struct vm *vm, const struct sekisho_event *event)
 	uint32_t answer;
 	int number;
 
-	shim_acquire(&pci->lock);
+	lock_acquire(&pci->lock);
 	if (find_access(pci, event, &access) && !access.bus && event->count == 1 && event->data) {
 		number = bar_at(access.offset);
 		memcpy(&answer, event->data, access.size < 4 ? access.size : 4);
@@ -292,7 +292,7 @@ void pci_answered(struct vm *vm, const struct sekisho_event *event)
 			place_windows(pci);
 		}
 	}
-	shim_release(&pci->lock);
+	lock_release(&pci->lock);
 }
 
 /* Element `index` of a string write (or the only one). */
@@ -310,13 +310,13 @@ bool pci_may_write(struct vm *vm, const struct sekisho_event *event)
 	struct access access;
 	bool may = true;
 
-	shim_acquire(&vm->pci.lock);
+	lock_acquire(&vm->pci.lock);
 	for (uint32_t i = 0; may && i < event->count; i++) {
 		struct sekisho_event one = element(event, i);
 
 		may = !find_access(&vm->pci, &one, &access) || !covers_guarded(vm, &access, one.data);
 	}
-	shim_release(&vm->pci.lock);
+	lock_release(&vm->pci.lock);
 	return may;
 }
 
@@ -325,7 +325,7 @@ void pci_written(struct vm *vm, const struct sekisho_event *event)
 	struct pci *pci = &vm->pci;
 	struct access access;
 
-	shim_acquire(&pci->lock);
+	lock_acquire(&pci->lock);
 	for (uint32_t i = 0; i < event->count; i++) {
 		struct sekisho_event one = element(event, i);
 
@@ -335,7 +335,7 @@ void pci_written(struct vm *vm, const struct sekisho_event *event)
 		else if (find_access(pci, &one, &access))
 			write_registers(pci, &access, one.data);
 	}
-	shim_release(&pci->lock);
+	lock_release(&pci->lock);
 }
 
 /*
@@ -379,7 +379,7 @@ void pci_policy(struct vm *vm)
 	struct pci *pci = &vm->pci;
 	struct sekisho_range range;
 
-	shim_acquire(&pci->lock);
+	lock_acquire(&pci->lock);
 	pci->window_count = 0;
 	for (uint32_t i = 0; !sekisho_engine_range(vm->engine, i, &range); i++) {
 		struct pci_window *window = (struct pci_window *)pci_window(pci, range.bar);
@@ -396,7 +396,7 @@ void pci_policy(struct vm *vm)
 		window->last = range.last > window->last ? range.last : window->last;
 	}
 	place_windows(pci);
-	shim_release(&pci->lock);
+	lock_release(&pci->lock);
 }
 
 /* After a reset every BAR is 0 and decodes nothing; what a restored machine's are is not known. Sizes stay. */
@@ -404,7 +404,7 @@ void pci_restart(struct vm *vm, bool known)
 {
 	struct pci *pci = &vm->pci;
 
-	shim_acquire(&pci->lock);
+	lock_acquire(&pci->lock);
 	for (int i = 0; i < PCI_FUNCTIONS; i++) {
 		struct pci_function *function = &pci->functions[i];
 
@@ -422,7 +422,7 @@ void pci_restart(struct vm *vm, bool known)
 	}
 	atomic_store(&pci->turn, 0); /* whoever had it may be gone */
 	place_windows(pci);
-	shim_release(&pci->lock);
+	lock_release(&pci->lock);
 }
 
 static bool to_policy(const struct vm *vm, struct sekisho_event *event)
@@ -455,8 +455,8 @@ bool pci_translate(struct vm *vm, struct sekisho_event *event)
 {
 	bool here;
 
-	shim_acquire(&vm->pci.lock);
+	lock_acquire(&vm->pci.lock);
 	here = to_policy(vm, event);
-	shim_release(&vm->pci.lock);
+	lock_release(&vm->pci.lock);
 	return here;
 }

@@ -6,30 +6,43 @@
 
 #include "shim.h"
 
-/* Reserves `slots`; false when there is no room and none is waited for. */
-static bool reserve(uint32_t slots, bool wait, uint64_t *position)
+static bool has_room(uint64_t head, uint32_t slots)
 {
-	struct channel *channel = shim_channel;
-	uint64_t head = atomic_load(&channel->head);
+	return head + slots - atomic_load(&shim_channel->tail) <= shim_channel->ring_slots;
+}
 
-	for (uint32_t round = 0;; round++) {
-		if (head + slots - atomic_load(&channel->tail) <= channel->ring_slots) {
-			if (atomic_compare_exchange_weak(&channel->head, &head, head + slots)) {
-				*position = head;
-				return true;
-			}
-			continue;
-		}
-		if (!wait)
-			return false;
-		/* A launcher that is gone must not stop the VM; what the trace loses is counted. */
-		if (round % 1024 == 1023 && syscall(SYS_kill, atomic_load(&channel->launcher), 0) && errno == ESRCH)
+/* Until there is room; false when the launcher is gone: that must not stop the VM, and what the trace loses is counted. */
+static bool await_room(uint32_t slots)
+{
+	for (uint32_t round = 0; !has_room(atomic_load(&shim_channel->head), slots); round++) {
+		if (round % 1024 == 1023 && syscall(SYS_kill, atomic_load(&shim_channel->launcher), 0) && errno == ESRCH)
 			return false;
 		if (round == 0)
 			shim_wake();
 		shim_nap(200);
-		head = atomic_load(&channel->head);
 	}
+	return true;
+}
+
+void shim_await_room(void)
+{
+	await_room(shim_channel->ring_slots / 4);
+}
+
+/* Reserves `slots`; false when there is no room and none is waited for. */
+static bool reserve(uint32_t slots, bool wait, uint64_t *position)
+{
+	struct channel *channel = shim_channel;
+
+	*position = atomic_load(&channel->head);
+	do {
+		while (!has_room(*position, slots)) {
+			if (!wait || !await_room(slots))
+				return false;
+			*position = atomic_load(&channel->head);
+		}
+	} while (!atomic_compare_exchange_weak(&channel->head, position, *position + slots));
+	return true;
 }
 
 bool shim_record(const struct record *head, const struct shim_text *parts, int count, bool wait)

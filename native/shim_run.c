@@ -41,10 +41,13 @@ static void copy_statistics(struct vm *vm)
 		atomic_store_explicit(&to->open_runs[i], from.open_runs[i], memory_order_relaxed);
 }
 
-static void count(_Atomic uint64_t *counter)
+static uint64_t count(_Atomic uint64_t *counter)
 {
 	/* Only this thread writes it: no locked instruction is needed. */
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+	uint64_t number = atomic_load_explicit(counter, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(counter, number, memory_order_relaxed);
+	return number;
 }
 
 /* Firmware is trusted until paging is on: until then every exit is looked at. */
@@ -84,6 +87,13 @@ static void trace_event(const struct sekisho_event *event, uint64_t ip, int verd
 	trace(&head, &data, event->data != NULL);
 }
 
+/* From here to the lock's release nothing else is judged and written down. */
+static void keep_order(struct vm *vm)
+{
+	shim_await_room();
+	lock_acquire(&vm->ordering);
+}
+
 static void signal_line(struct vm *vm, uint32_t line, uint32_t level)
 {
 	struct record head = { .kind = RECORD_LINE, .vcpu = line, .count = level };
@@ -91,11 +101,11 @@ static void signal_line(struct vm *vm, uint32_t line, uint32_t level)
 
 	shim_visit(vm);
 	if (traced)
-		shim_acquire(&vm->ordering);
+		keep_order(vm);
 	sekisho_engine_signal(vm->engine, line, level);
 	if (traced) {
 		trace(&head, NULL, 0);
-		shim_release(&vm->ordering);
+		lock_release(&vm->ordering);
 	}
 	shim_depart(vm);
 }
@@ -171,7 +181,7 @@ static void look_at_registers(struct vcpu *vcpu)
 }
 
 /* The VMM has put the answer to the last read into the run page. */
-static void take_answer(struct vcpu *vcpu)
+HOT static void take_answer(struct vcpu *vcpu)
 {
 	struct vm *vm = vcpu->vm;
 	bool traced = tracing();
@@ -179,20 +189,20 @@ static void take_answer(struct vcpu *vcpu)
 	vcpu->unanswered = false;
 	shim_enter(vcpu);
 	if (traced)
-		shim_acquire(&vm->ordering);
+		keep_order(vm);
 	if (vcpu->judged && vcpu->epoch == atomic_load(&vm->epoch))
 		sekisho_engine_answer(vm->engine, &vcpu->event);
 	if (vcpu->epoch == atomic_load(&vm->epoch) && pci_is_configuration(&vm->pci, &vcpu->event))
 		pci_answered(vm, &vcpu->event);
 	if (traced) {
 		trace_event(&vcpu->event, vcpu->ip, SEKISHO_ALLOW);
-		shim_release(&vm->ordering);
+		lock_release(&vm->ordering);
 	}
 	shim_leave(vcpu);
 }
 
 /* Describes the exit in the run page; false if it is not one for I/O. */
-static bool read_exit(const struct vcpu *vcpu, struct exit_request *request)
+HOT static bool read_exit(const struct vcpu *vcpu, struct exit_request *request)
 {
 	struct kvm_run *run = vcpu->run;
 	struct sekisho_event *event = &request->event;
@@ -290,11 +300,11 @@ static uint32_t find_site(struct vm *vm, const struct exit_request *request)
 	uint32_t site;
 	int section;
 
-	shim_acquire(&vm->located);
+	lock_acquire(&vm->located);
 	site = locate(vm->locator, &vm->memory, &request->paging, &code, &section);
 	if (section >= 0)
 		record_section(vm, section);
-	shim_release(&vm->located);
+	lock_release(&vm->located);
 	return site;
 }
 
@@ -324,7 +334,7 @@ static void find_origin(const struct vcpu *vcpu, struct exit_request *request)
 		event->origin = SEKISHO_ORIGIN_FIRMWARE;
 }
 
-static void count_device(struct vm *vm, const struct sekisho_event *event, bool denied)
+HOT static void count_device(struct vm *vm, const struct sekisho_event *event, bool denied)
 {
 	struct sekisho_range range;
 
@@ -396,27 +406,28 @@ static enum answer deny_configuration(struct vcpu *vcpu, struct exit_request *re
 }
 
 /* A request at an address that the policy names. */
-static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int scope)
+HOT static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int scope)
 {
 	struct vm *vm = vcpu->vm;
 	struct sekisho_denial denial;
 	bool traced = tracing(), explained = shim_may_explain(vm);
+	uint64_t number;
 	int verdict;
 
 	find_origin(vcpu, request);
 	if (vm->facts.lines && (!vm->kernel_irqchip || atomic_load_explicit(&vm->any_unseen, memory_order_relaxed)))
 		raise_unseen_lines(vm);
 	if (traced)
-		shim_acquire(&vm->ordering);
+		keep_order(vm);
 	verdict = sekisho_engine_request(vm->engine, &request->event, explained ? &denial : NULL);
 	if (traced) {
 		if (verdict == SEKISHO_DENY || request->event.direction == SEKISHO_OUT)
 			trace_event(&request->event, request->ip, verdict);
-		shim_release(&vm->ordering);
+		lock_release(&vm->ordering);
 	}
-	count(scope == SEKISHO_GUARDED ? &vcpu->counters->guarded : &vcpu->counters->followed);
+	number = count(scope == SEKISHO_GUARDED ? &vcpu->counters->guarded : &vcpu->counters->followed);
 	count_device(vm, &request->event, verdict == SEKISHO_DENY);
-	if ((verdict == SEKISHO_DENY && explained) || !(atomic_fetch_add_explicit(&vm->judged, 1, memory_order_relaxed) % STATISTICS_EVERY))
+	if ((verdict == SEKISHO_DENY && explained) || number % STATISTICS_EVERY == 1)
 		copy_statistics(vm);
 	if (verdict == SEKISHO_ALLOW) {
 		expect_answer(vcpu, request, true);
@@ -426,7 +437,7 @@ static enum answer judge(struct vcpu *vcpu, struct exit_request *request, int sc
 }
 
 /* What the policy and, in other PCI registers, the places of its devices have to say. */
-static enum answer decide(struct vcpu *vcpu, struct exit_request *request)
+HOT static enum answer decide(struct vcpu *vcpu, struct exit_request *request)
 {
 	struct vm *vm = vcpu->vm;
 	struct sekisho_event *event = &request->event;
@@ -455,7 +466,7 @@ static enum answer decide(struct vcpu *vcpu, struct exit_request *request)
 	return answer;
 }
 
-static enum answer filter(struct vcpu *vcpu, struct exit_request *request)
+HOT static enum answer filter(struct vcpu *vcpu, struct exit_request *request)
 {
 	struct vm *vm = vcpu->vm;
 	enum answer answer;
@@ -542,7 +553,7 @@ static int pause_vcpu(struct vcpu *vcpu, struct exit_request *request)
 	return 0;
 }
 
-int shim_run(struct vcpu *vcpu)
+HOT int shim_run(struct vcpu *vcpu)
 {
 	struct exit_request request;
 	int result;

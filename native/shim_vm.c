@@ -29,7 +29,7 @@ static bool small(int file)
 	return file >= 0 && file < SHIM_FILES;
 }
 
-struct vcpu *shim_vcpu(int file)
+HOT struct vcpu *shim_vcpu(int file)
 {
 	return small(file) ? atomic_load_explicit(&vcpu_by_file[file], memory_order_acquire) : NULL;
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crowded import KINDS, crowded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_protocols import STEPS, policies
@@ -15,7 +16,7 @@ from test_engine_protocols import DATA, IN, OUT, STATUS, place, policy, protocol
 from sekisho.engine import Engine, native
 from sekisho.engine.library import library
 from sekisho.engine.model import Model
-from sekisho.policy import Policy
+from sekisho.policy import Device, Policy
 from sekisho.protocol.model import END, Edge, Expression
 from sekisho.trace import Event
 
@@ -63,6 +64,18 @@ def test_what_a_run_counted_is_still_known_after_the_store_was_full() -> None:
         statistics = engine.statistics()
     assert statistics.flushes > 1
     assert statistics.merges == 0
+
+
+def test_what_was_looked_at_on_the_way_to_a_late_set_does_not_fill_the_store() -> None:
+    crowd = Policy(1, match="sequence", devices=(Device("x", ("0x10-0x1f",)),), protocols=(crowded(),))
+    with Engine(crowd) as engine:
+        for turn in range(300):
+            for status in (0x40 + turn % 16, 0x80 + turn // 16):
+                event = read(status, address="0x14")
+                assert engine.request(event) is None
+                engine.answer(event)
+            assert engine.request(write(0x10 + turn % len(KINDS), address="0x15")) is None
+        assert engine.statistics().flushes == 0
 
 
 @pytest.fixture(scope="module")

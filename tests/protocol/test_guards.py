@@ -60,6 +60,15 @@ entry: mov which(%rip),%rax; call *(%rax); ret
 .section .rodata; .balign 8; one: .quad a; two: .quad b
 .data; .balign 8; which: .quad one
 """
+QUIET = """
+entry: out %al,$1; lea loud(%rip),%rax; mov %rax,next(%rip); ret
+.globl third; .type third,@function; third: out %al,$4; lea quiet(%rip),%rax; mov %rax,next(%rip); ret
+.globl second; .type second,@function
+second: mov next(%rip),%rax; test %rax,%rax; je 1f; call *%rax; out %al,$3; 1: ret
+.type loud,@function; loud: out %al,$2; ret
+.type quiet,@function; quiet: ret
+.local next; .comm next,8,8
+"""
 PARTS = """
 entry: mov flags(%rip),%al; and $4,%al; and $3,%dil; or %dil,%al; mov %al,flags(%rip); out %al,$1; ret
 .globl second; .type second,@function; second: out %al,$2; orb $4,flags(%rip); ret
@@ -101,10 +110,13 @@ CASES = [
     (LOCKED, "out 1 0; out 2 1", "out 1 0; out 2 1; out 1 0; out 2 1"),
     (LOOP, "out 1 0; out 1 1; out 1 2; out 2 2", "out 1 0; out 1 1; out 1 2; out 2 2; out 1 0"),
     (TABLE, "out 1 0; out 1 0", "out 1 0; out 3 0; out 2 0; out 2 0"),
+    (QUIET, "out 1 0; out 2 0; out 3 0", "out 4 0; out 3 0"),
     (PARTS, "out 1 3; out 2 0; out 3 0", "out 2 0; out 1 7; out 3 0"),
     (OUTCOME, "out 1 0x11", "out 2 0x22; out 1 0x11"),
 ]
 DENIED = [
+    (QUIET, "out 1 0; out 3 0"),
+    (QUIET, "out 4 0; out 2 0"),
     (POLL, "in 1 0; out 2 0"),
     (POLL, "in 1 0x80; out 2 0x81"),
     (POLL, "out 2 0"),
@@ -177,7 +189,7 @@ def events(text: str) -> list[Event]:
     CASES,
     ids=[
         *("poll", "argument", "result", "flag", "pointer", "recursion", "cleared", "patient"),
-        *("locked", "loop", "table", "parts", "outcome"),
+        *("locked", "loop", "table", "quiet", "parts", "outcome"),
     ],
 )
 def test_what_the_driver_does_is_allowed(code: str, first: str, second: str, tmp_path: Path) -> None:

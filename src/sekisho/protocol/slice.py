@@ -6,7 +6,7 @@ keeps them apart. What the engine cannot express is ANY. `draft.settle` then dro
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sekisho.protocol.assumption import (
@@ -19,7 +19,7 @@ from sekisho.protocol.assumption import (
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
-from sekisho.protocol.expression import Binary, Constant, Name, Tree, Unary, fold
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.frame import Frame
@@ -615,12 +615,14 @@ class _Stretch:
             if target is not None and sign_extended(target, self.extended):
                 tree = self._tree(target)
         skips = callees is None
+        skipped: list[int] = []
         if callees is None:
             callees = frozenset()
             parent.slicer.lost.add(parent.routine.function.address)
         for callee in sorted(callees):
             if callee not in parent.slicer.functions:
                 skips = True
+                skipped.append(callee)
                 continue
             when = TRUE if tree == ANY else Binary("==", tree, Constant(callee & 0xFFFFFFFF))
             name = parent.slicer.functions[callee]
@@ -631,7 +633,7 @@ class _Stretch:
             self._after_call(parent.points[here], known=True, again=again)
         if skips:
             here = parent.add(DraftPoint(call.address, rests=not self._prompt(callees)))
-            point.steps.append(DraftStep(here, TRUE, dict(sets)))
+            point.steps.append(DraftStep(here, _one_of(tree, skipped), dict(sets)))
             taken = parent.slicer.deferred.taken.get(stretch.address)
             if taken is not None:
                 free = parent.add(DraftPoint(call.address))
@@ -726,6 +728,13 @@ class _Stretch:
         for edge in stretch.edges:
             if edge.kind == "fall" and edge.target in facts.reached:
                 self._go(point, edge.target, TRUE, sets, returned)
+
+
+def _one_of(target: Tree, callees: Sequence[int]) -> Tree:
+    """Return the condition that a call goes to one of these functions; true where that is not known."""
+    if target == ANY or not callees:
+        return TRUE
+    return Member(target, tuple(callee & 0xFFFFFFFF for callee in callees))
 
 
 def _rest_in_loops(points: list[DraftPoint]) -> None:

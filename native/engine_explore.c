@@ -129,31 +129,26 @@ static bool is_taken(uint32_t slot, uint32_t base) { return slot > base; }
  * One with the same runs for which every global is unknown in which the two differ. What either of the moves that led there reads or
  * writes, the one that leads there does.
  */
-static bool join_found(struct machine *machine, const struct found *other, struct found *found)
+static void join_found(struct machine *machine, const struct found *other, struct found *found, struct values *values)
 {
-	struct alternative joined = *alternative_of(machine->store, found->alternative);
-	struct values values, more;
+	struct values more;
 
-	load_values(machine, alternative_of(machine->store, other->alternative)->values, &values);
-	load_values(machine, joined.values, &more);
-	join_values(&values, &more, machine->protocol->global_count);
-	joined.values = pool_intern(&machine->store->values, &values);
-	if (joined.values != NOTHING)
-		found->alternative = pool_intern(&machine->store->alternatives, &joined);
+	load_values(machine, alternative_of(machine->store, other->alternative)->values, &more);
+	join_values(values, &more, machine->protocol->global_count);
 	machine->merges++;
-	machine->full |= joined.values == NOTHING || found->alternative == NOTHING;
 	found->several |= other->several || other->cause.parent == NOTHING || other->after != found->after ||
 			  other->cause.opens != found->cause.opens || other->cause.kind != found->cause.kind;
 	found->cause.reads |= other->cause.reads;
 	found->cause.writes |= other->cause.writes;
 	found->joined = true;
-	return !machine->full;
 }
 
-/* What another with the same runs allows as well need not be looked at; where there are many with the same runs, two become one. */
-static void find(struct machine *machine, struct found *found)
+/*
+ * An alternative with these values. What another with the same runs allows as well need not be looked at, and is not stored; where
+ * there are many with the same runs, two become one.
+ */
+static void find(struct machine *machine, struct found *found, struct alternative *alternative, struct values *values)
 {
-	const struct alternative *alternative = alternative_of(machine->store, found->alternative);
 	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % FOUND_SLOTS, base = machine->found_base;
 	const struct found *last = NULL;
 	uint32_t alike = 0;
@@ -162,17 +157,24 @@ static void find(struct machine *machine, struct found *found)
 		const struct found *other = &machine->found[machine->found_slots[at] - base - 1];
 		const struct alternative *there = alternative_of(machine->store, other->alternative);
 
-		if (other->alternative == found->alternative || covers_alternative(machine, there, alternative))
+		if (!same_runs(there, alternative))
+			continue;
+		if (dominates(machine, values_of(machine->store, there->values), values))
 			return;
-		if (same_runs(there, alternative)) {
-			last = other;
-			alike++;
-		}
+		last = other;
+		alike++;
 	}
-	if (alike > machine->budget / 2 && !join_found(machine, last, found))
-		return;
+	if (alike > machine->budget / 2)
+		join_found(machine, last, found, values);
 	if (machine->found_count == MOST_FOUND) {
 		machine->tired = machine->full = true;
+		return;
+	}
+	alternative->values = pool_intern(&machine->store->values, values);
+	if (alternative->values != NOTHING)
+		found->alternative = pool_intern(&machine->store->alternatives, alternative);
+	if (found->alternative == NOTHING) {
+		machine->full = true;
 		return;
 	}
 	machine->found[machine->found_count++] = *found;
@@ -248,13 +250,7 @@ static void take_silent(struct machine *machine, const struct table_edge *edge, 
 		found.after = pool_intern(&machine->store->runs, &draft->run);
 	}
 	found.cause = draft->cause;
-	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
-	if (draft->alternative.values != NOTHING)
-		found.alternative = pool_intern(&machine->store->alternatives, &draft->alternative);
-	if (found.alternative == NOTHING)
-		machine->full = true;
-	else
-		find(machine, &found);
+	find(machine, &found, &draft->alternative, &draft->values);
 }
 
 /* What a move from here is: `run` goes on from where it rested; NOTHING: a new one opens. */
@@ -404,10 +400,13 @@ void explore(struct machine *machine, const uint32_t *members, uint32_t count, b
 	machine->found_base = raised(machine->found_slots, machine->found_base, machine->found_count);
 	machine->found_count = 0;
 	for (uint32_t i = 0; i < count && !machine->full; i++) {
-		struct found found = { .alternative = members[i], .after = NOTHING };
+		struct found found = { .alternative = NOTHING, .after = NOTHING };
+		struct alternative alternative = *alternative_of(machine->store, members[i]);
+		struct values values;
 
 		found.cause.parent = found.cause.before = NOTHING;
-		find(machine, &found);
+		load_values(machine, alternative.values, &values);
+		find(machine, &found, &alternative, &values);
 	}
 	for (uint32_t i = 0; i < machine->found_count && !machine->full; i++) {
 		const struct found *from = &machine->found[i];

@@ -137,6 +137,13 @@ struct kept {
 	struct run runs[MOST_RUNS];
 };
 
+/*
+ * What is given up to make alternatives one: the values of globals in which those of the same runs differ; where the same runs are,
+ * with the same globals; both; everything but the runs that all have. A global is known again when it is assigned, a vague run after
+ * its next request; what the last makes unknown hardly ever is.
+ */
+enum merging { MERGE_NOTHING, MERGE_VALUES, MERGE_PLACES, MERGE_BOTH, MERGE_ALL };
+
 struct machine {
 	const struct table *table;
 	const struct table_protocol *protocol;
@@ -185,7 +192,7 @@ struct machine {
 
 	uint32_t work; /* alternatives made in this step, repeats included */
 	bool tired;    /* more work than one step may take: more room would not help */
-	int level;    /* of merging, in this step */
+	enum merging level; /* in this step */
 	bool full;    /* the store overflowed: the step must be taken again */
 	bool by_value; /* the step's outcome depends on its value */
 	uint32_t reason;

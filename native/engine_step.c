@@ -414,7 +414,7 @@ static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *resu
 	load_values(machine, other->values, &more);
 	join_values(&values, &more, machine->protocol->global_count);
 	joined.values = pool_intern(&machine->store->values, &values);
-	if (machine->late && machine->level == 2)
+	if (machine->late && machine->level == MERGE_BOTH)
 		done = overlay_runs(machine, one, other, &joined);
 	else
 		done = same_structure(machine, one, other) ? unite_runs(machine, one, other, &joined)
@@ -424,16 +424,15 @@ static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *resu
 	return *result != NOTHING;
 }
 
-/*
- * Alternatives with equal keys are merged. Level 1: those of the same globals and the same runs, wherever these are. Level 2: of
- * the same runs. Level 3: all. A vague run is known again after its next request; what level 3 makes unknown hardly ever is.
- */
+/* Alternatives with equal keys are merged. */
 static uint64_t merge_key(const struct machine *machine, uint32_t number)
 {
 	const struct alternative *alternative = alternative_of(machine->store, number);
-	uint64_t key = machine->level == 1 ? alternative->values : 0;
-	bool overlay = machine->late && machine->level == 2;
+	uint64_t key = machine->level == MERGE_PLACES ? alternative->values : 0;
+	bool overlay = machine->late && machine->level == MERGE_BOTH;
 
+	if (machine->level == MERGE_ALL)
+		return 0;
 	for (uint32_t kind = 0; kind < SEKISHO_KINDS && !overlay; kind++)
 		key = key * 31 + alternative->unknown[kind];
 	for (uint32_t i = 0; i < alternative->count; i++) {
@@ -441,10 +440,14 @@ static uint64_t merge_key(const struct machine *machine, uint32_t number)
 
 		if (overlay && !is_fixed(run))
 			continue;
+		if (machine->level == MERGE_VALUES) {
+			key = (key ^ alternative->runs[i]) * 0x9e3779b97f4a7c15u;
+			continue;
+		}
 		key = (key ^ (uint64_t)run->vcpu << 32 ^ (uint64_t)run->kind << 24 ^ run->pending) * 0x9e3779b97f4a7c15u;
 		key ^= key >> 29 ^ waits_at(machine, run);
 	}
-	return machine->level == 3 ? 0 : key;
+	return key;
 }
 
 static void relist(struct machine *machine, uint32_t at, uint32_t number)
@@ -487,18 +490,20 @@ static uint32_t budget_of(const struct machine *machine)
 /* More alternatives than the budget: those of equal keys become one, level by level until three quarters of the budget are free. */
 static void merge(struct machine *machine)
 {
-	uint32_t most = budget_of(machine) / 4 > 0 ? budget_of(machine) / 4 : 1;
+	uint32_t budget = budget_of(machine), most = budget / 4 > 0 ? budget / 4 : 1;
 
 	machine->merges++;
 	if (machine->strain < 2 * MOST_STRAIN)
 		machine->strain += STRAIN_OF_MERGE;
 	if (machine->strain > MOST_STRAIN)
-		machine->level = 2;
-	while (machine->listed > most && machine->level < 3 && !machine->full) {
+		machine->level = MERGE_BOTH;
+	while (machine->listed > most && machine->level < MERGE_ALL && !machine->full) {
 		uint32_t count = machine->listed;
 
-		/* Level 3 costs a late set nearly all it knows. */
-		if (machine->late && machine->level == 2 && count <= budget_of(machine))
+		/* What runs there are, and where, is worth more than room; and MERGE_ALL costs a late set nearly all it knows. */
+		if (machine->level == MERGE_VALUES && count <= budget / 2)
+			break;
+		if (machine->late && machine->level == MERGE_BOTH && count <= budget)
 			break;
 
 		machine->level++;
@@ -514,7 +519,7 @@ static void list_number(struct machine *machine, uint32_t number)
 {
 	if (machine->mark[number] == machine->stamp || machine->full)
 		return;
-	if (machine->level > 0) {
+	if (machine->level > MERGE_NOTHING) {
 		list_merged(machine, number);
 	} else {
 		machine->mark[number] = machine->stamp;
@@ -813,7 +818,7 @@ static void begin_list(struct machine *machine, bool late)
 	machine->late = late;
 	machine->stamp++;
 	machine->listed = 0;
-	machine->level = 0;
+	machine->level = MERGE_NOTHING;
 	machine->work = machine->walk_work = machine->head_count = 0;
 	machine->found_base += machine->found_count;
 	machine->found_count = 0;
@@ -1330,7 +1335,7 @@ uint32_t step_loosen(struct machine *machine, uint32_t number, bool few)
 	struct set set = machine->store->sets[number];
 
 	begin_list(machine, true);
-	machine->level = few ? 2 : 0;
+	machine->level = few ? MERGE_BOTH : MERGE_NOTHING;
 	for (uint32_t i = 0; i < set.count && !machine->full; i++)
 		list_loosened(machine, alternative_of(machine->store, machine->store->members[set.first + i]));
 	return finish_list(machine);

@@ -159,27 +159,14 @@ def _counting(points: list[DraftPoint]) -> tuple[set[str], set[str]]:
     """Return the variables that count rounds of loops without, and of loops with a request or a call."""
     idle: set[str] = set()
     busy: set[str] = set()
-    for index, point in enumerate(points):
-        for step in point.steps:
+    ahead = [[step.to for step in point.steps if step.to is not None] for point in points]
+    for component in components(range(len(points)), lambda index: ahead[index]):
+        inside = set(component)
+        works = any(points[index].site is not None or points[index].calls for index in inside)
+        for step in (step for index in component for step in points[index].steps if step.to in inside):
             counted = {name for name, tree in step.sets.items() if isinstance(tree, Binary) and name in names(tree)}
-            if counted - busy and step.to is not None:
-                around = _reached(points, step.to)
-                if index in around:
-                    loop = {each for each in around if index in _reached(points, each)} | {index}
-                    works = any(points[each].site is not None or points[each].calls for each in loop)
-                    (busy if works else idle).update(counted)
+            (busy if works else idle).update(counted)
     return idle, busy
-
-
-def _reached(points: list[DraftPoint], start: int) -> set[int]:
-    seen = {start}
-    ahead = [start]
-    while ahead:
-        for step in points[ahead.pop()].steps:
-            if step.to is not None and step.to not in seen:
-                seen.add(step.to)
-                ahead.append(step.to)
-    return seen
 
 
 def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
@@ -197,6 +184,8 @@ def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
 
 def without(tree: Tree, informed: set[str]) -> Tree:
     """Return `tree` with the other variables taken as ANY."""
+    if tree.names <= informed:
+        return tree
     match tree:
         case Constant():
             return tree

@@ -7,6 +7,8 @@ targets.
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -35,6 +37,9 @@ _LATE_GROWTH = 400
 _LONGEST = 2000
 """How long a composed expression may become, in characters."""
 
+_REMEMBERED = 1 << 17
+"""Of how many effects, and pairs of them, what is known is kept."""
+
 _TRUE, _FALSE = Constant(1), Constant(0)
 
 
@@ -48,44 +53,91 @@ def unique(edges: Iterable[Edge]) -> tuple[Edge, ...]:
     return tuple(unique[key] for key in sorted(unique))
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """An edge with its expressions parsed. `variables` are all that are read or assigned."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Effect:
+    """Condition and assignments of an edge, parsed. `variables` are all that are read or assigned.
 
-    to: str
+    Calling contexts repeat the same ones over and over, so equal ones are one object (as long as they are remembered),
+    and what follows from them is worked out once. Those with the same assignments have the same `group`.
+    """
+
     when: Tree
     sets: Mapping[str, Tree]
     variables: frozenset[str]
+    group: object
+    never: bool
+    """Whether the condition never holds."""
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _effect(when: Tree, sets: tuple[tuple[str, Tree], ...]) -> _Effect:
+    """Return the effect with these assignments, which are sorted."""
+    variables = when.names.union((name for name, _ in sets), *(tree.names for _, tree in sets))
+    return _Effect(when, dict(sets), variables, _group(sets), when == _FALSE)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _group(_sets: tuple[tuple[str, Tree], ...]) -> object:
+    return object()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(when: str, sets: tuple[tuple[str, str], ...]) -> _Effect:
+    condition = possible(parse(when)) if when else _TRUE
+    return _effect(condition, tuple((name, fold(parse(text))) for name, text in sets))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _written(effect: _Effect) -> tuple[str, dict[str, str]]:
+    sets = {name: write(tree) for name, tree in effect.sets.items()}
+    return "" if effect.when == _TRUE else write(effect.when), sets
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _composed(first: _Effect, after: _Effect) -> _Effect:
+    sets = {name: fold(substitute(tree, first.sets)) for name, tree in after.sets.items()}
+    when = after.when if after.when.names.isdisjoint(first.sets) else fold(substitute(after.when, first.sets))
+    if first.when != _TRUE:
+        when = first.when if when == _TRUE else Binary("and", first.when, when)
+    return _effect(possible(when), tuple(sorted({**first.sets, **sets}.items(), key=_name)))
+
+
+def _name(item: tuple[str, Tree]) -> str:
+    return item[0]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _too_long(effect: _Effect) -> bool:
+    """Whether an expression in it is longer than a policy should show."""
+    return any(len(write(tree)) > _LONGEST for tree in (effect.when, *effect.sets.values()))
+
+
+class _Move(NamedTuple):
+    """An edge: where it leads, and what it does."""
+
+    to: str
+    effect: _Effect
 
     @classmethod
     def of(cls, edge: Edge) -> "_Move":
-        sets = {name: fold(parse(text)) for name, text in edge.set.items()}
-        return cls.make(edge.to, possible(parse(edge.when)) if edge.when else _TRUE, sets)
+        return cls(edge.to, _parsed(edge.when, tuple(sorted(edge.set.items()))))
 
-    @classmethod
-    def make(cls, to: str, when: Tree, sets: Mapping[str, Tree]) -> "_Move":
-        return cls(to, when, sets, when.names.union(sets, *(tree.names for tree in sets.values())))
+    @property
+    def when(self) -> Tree:
+        return self.effect.when
+
+    @property
+    def sets(self) -> Mapping[str, Tree]:
+        return self.effect.sets
 
     def edge(self) -> Edge:
         """Return the edge as the model writes it."""
-        sets = {name: write(tree) for name, tree in sorted(self.sets.items())}
-        return Edge(self.to, "" if self.when == _TRUE else write(self.when), sets)
+        when, sets = _written(self.effect)
+        return Edge(self.to, when, dict(sets))
 
     def then(self, after: "_Move") -> "_Move":
         """Return this move and `after` taken as one."""
-        sets = {name: fold(substitute(tree, self.sets)) for name, tree in after.sets.items()}
-        when = after.when if after.when.names.isdisjoint(self.sets) else fold(substitute(after.when, self.sets))
-        if self.when != _TRUE:
-            when = self.when if when == _TRUE else Binary("and", self.when, when)
-        return _Move.make(after.to, possible(when), {**self.sets, **sets})
-
-    def bare(self) -> bool:
-        """Whether it has neither a condition nor an assignment."""
-        return self.when == _TRUE and not self.sets
-
-    def too_long(self) -> bool:
-        """Whether an expression in it is longer than a policy should show."""
-        return any(len(write(tree)) > _LONGEST for tree in (self.when, *self.sets.values()))
+        return _Move(after.to, _composed(self.effect, after.effect))
 
 
 def cut_passages(
@@ -136,7 +188,7 @@ def _cut(
     entering = [(source, move) for source in sorted(sources[name]) for move in moves[source] if move.to == name]
     joined: dict[int, list[_Move]] = {}
     for _, move in entering:
-        ways = [(new, after) for after in out if (new := move.then(after)).when != _FALSE]
+        ways = [(new, after) for after in out if not (new := move.then(after)).effect.never]
         exact = (
             passing
             or _private([move], tracked, "1")
@@ -146,7 +198,7 @@ def _cut(
                 and (tracked.isdisjoint(move.sets) or _certain([new for new, _ in ways], move))
             )
         )
-        if exact and not any(new.too_long() for new, _ in ways):
+        if exact and not any(_too_long(new.effect) for new, _ in ways):
             joined[id(move)] = [new for new, _ in ways]
     whole = len(joined) == len(entering)
     if not whole or sum(map(len, joined.values())) > len(entering) + len(out) + (_LATE_GROWTH if late else _GROWTH):
@@ -176,11 +228,13 @@ def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> boo
     Taking a mutex (`locks` is "1") may be put off, and giving it back ("0") brought forward: while a run holds it no
     other run can look at it (R. J. Lipton, "Reduction", CACM 18 (12), 1975: right movers and left movers).
     """
-    for move in moves:
-        touched = move.variables & tracked
-        if not all(name.endswith(HELD) and name in move.sets and write(move.sets[name]) == locks for name in touched):
-            return False
-    return True
+    return all(_unnoticed(move.effect, tracked, locks) for move in moves)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _unnoticed(effect: _Effect, tracked: frozenset[str], locks: str) -> bool:
+    touched = effect.variables & tracked
+    return all(name.endswith(HELD) and name in effect.sets and write(effect.sets[name]) == locks for name in touched)
 
 
 def open_late(
@@ -233,15 +287,15 @@ def _cover(one: Tree, other: Tree, before: Tree) -> bool:
 
 def _distinct(moves: Iterable[_Move]) -> list[_Move]:
     """Return the moves that can be taken, each once; two that differ in a condition and its opposite are one."""
-    found: dict[tuple[str, frozenset[tuple[str, Tree]]], list[_Move]] = {}
+    found: dict[tuple[str, object], list[_Move]] = {}
     for move in moves:
-        if move.when == _FALSE:
+        if move.effect.never:
             continue
-        group = found.setdefault((move.to, frozenset(move.sets.items())), [])
+        group = found.setdefault((move.to, move.effect.group), [])
         if any(other.when in (_TRUE, move.when) for other in group):
             continue
         if move.when == _TRUE or any(_opposite(move.when, other.when) for other in group):
-            group[:] = [_Move.make(move.to, _TRUE, move.sets)]
+            group[:] = [_Move(move.to, _effect(_TRUE, tuple(move.sets.items())))]
         else:
             group.append(move)
     return [move for group in found.values() for move in group]

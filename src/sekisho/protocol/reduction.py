@@ -88,8 +88,9 @@ def _parsed(when: str, sets: tuple[tuple[str, str], ...]) -> _Effect:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _written(effect: _Effect) -> tuple[str, dict[str, str]]:
-    sets = {name: write(tree) for name, tree in effect.sets.items()}
+def _written(effect: _Effect) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return condition and assignments as the model writes them; these are sorted."""
+    sets = tuple((name, write(tree)) for name, tree in effect.sets.items())
     return "" if effect.when == _TRUE else write(effect.when), sets
 
 
@@ -130,14 +131,15 @@ class _Move(NamedTuple):
     def sets(self) -> Mapping[str, Tree]:
         return self.effect.sets
 
-    def edge(self) -> Edge:
-        """Return the edge as the model writes it."""
-        when, sets = _written(self.effect)
-        return Edge(self.to, when, dict(sets))
-
     def then(self, after: "_Move") -> "_Move":
         """Return this move and `after` taken as one."""
         return _Move(after.to, _composed(self.effect, after.effect))
+
+
+def _edges(moves: Iterable[_Move]) -> tuple[Edge, ...]:
+    """Return the moves as edges, sorted, each once."""
+    written = {(to, *_written(effect)) for to, effect in moves}
+    return tuple(Edge(to, when, dict(sets)) for to, when, sets in sorted(written))
 
 
 def cut_passages(
@@ -168,7 +170,7 @@ def cut_passages(
             changed |= _cut(name, moves, sources, silent, globals_, name in passing, name in late)
         ahead = sorted(changed & silent)
     for name, own in moves.items():
-        edges[name] = unique(move.edge() for move in own)
+        edges[name] = _edges(own)
 
 
 def _cut(
@@ -307,7 +309,7 @@ def _opposite(one: Tree, other: Tree) -> bool:
 
 def collapse(edges: Iterable[Edge]) -> tuple[Edge, ...]:
     """Return the edges without those that can never be taken, opposite conditions to the same end joined."""
-    return unique(move.edge() for move in _distinct(_Move.of(edge) for edge in edges))
+    return _edges(_distinct(_Move.of(edge) for edge in edges))
 
 
 def reachable(edges: Mapping[str, tuple[Edge, ...]], roots: Iterable[str]) -> set[str]:

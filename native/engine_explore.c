@@ -83,6 +83,9 @@ static bool matters(const struct found *move, const uint32_t *runs, uint32_t cou
 	/* It gives back a slot that is needed, or a virtual CPU; or it kept another from opening. */
 	if (move->after == NOTHING && (opened & keeps_out(move->cause.kind) || move->cause.kind >= SEKISHO_IRQ))
 		return true;
+	/* What opens later would keep it from opening. */
+	if (move->cause.opens && opened & excluded_by(move->cause.kind))
+		return true;
 	for (uint32_t i = 0; i < count; i++)
 		if (move->after != NOTHING && runs[i] == move->after)
 			return true;

@@ -3,6 +3,7 @@
 Each case runs through the native engine and through the model, which must both give the verdict that the line says.
 """
 
+import itertools
 from random import Random
 from typing import Any
 
@@ -451,7 +452,7 @@ def test_a_merged_engine_allows_whatever_an_exact_one_does(budget: int) -> None:
     names = "twx"
     chain = [place(f"{kind}{n}", OUT, "0x10", Edge(f"{kind}{n + 1}")) for kind in names for n in range(4)]
     ends = [place(f"{kind}4", OUT, f"0x1{index + 1}", Edge(END)) for index, kind in enumerate(names)]
-    entries = {"task": (Edge("t0"),), "work": (Edge("w0"),), "exit": (Edge("x0"),)}
+    entries = {"task": (Edge("t0"),), "work": (Edge("w0"),), "init": (Edge("x0"),)}
     rules = policy(protocol(entries, (*chain, *ends)), budget=1024)
     random = Random(7)
     with Engine(rules) as exact, Engine(replace(rules, budget=budget)) as merged:
@@ -486,7 +487,13 @@ def test_a_run_that_never_comes_to_an_end_has_changed_the_globals_all_the_same()
 
 @pytest.mark.parametrize(
     ("first", "other", "allowed"),
-    [("init", "exit", False), ("exit", "init", False), ("task", "exit", False), ("exit", "task", True)],
+    [
+        ("init", "exit", False),
+        ("exit", "init", False),
+        ("task", "exit", False),
+        ("exit", "task", False),
+        ("init", "task", True),
+    ],
 )
 def test_a_driver_is_unloaded_only_when_it_is_loaded_and_nobody_uses_it(first: str, other: str, allowed: bool) -> None:
     nodes = (
@@ -497,6 +504,24 @@ def test_a_driver_is_unloaded_only_when_it_is_loaded_and_nobody_uses_it(first: s
     rules = policy(protocol({first: (Edge("a"),), other: (Edge("b"),)}, nodes))
     begin, end, request = write(0, "0x10"), write(0, "0x11"), write(0, "0x12")
     assert judge(rules, begin, request, end, request) == [True, allowed, True, True]
+
+
+@pytest.mark.parametrize("budget", [1024, 1])
+def test_a_run_may_have_opened_unnoticed_before_another_that_keeps_it_from_opening(budget: int) -> None:
+    nodes = (
+        Node("wait", edges=(Edge("wait"), Edge("request"))),
+        place("request", OUT, "0x10", Edge("wait", "again == 1"), Edge(END)),
+        place("stuck", OUT, "0x11"),
+    )
+    entries = {"task": (Edge("wait"), Edge("stuck")), "exit": (Edge("wait"),)}
+    rules = policy(protocol(entries, nodes, local=("again",)), budget=budget)
+    for stuck in itertools.product((False, True), repeat=4):
+        model = Model(rules)
+        with Engine(rules) as engine:
+            for event in (write(0, "0x11" if each else "0x10") for each in stuck):
+                if not model.request(event):
+                    break
+                assert engine.request(event) is None
 
 
 def test_the_number_of_runs_proved_to_be_open_is_counted() -> None:
@@ -512,7 +537,7 @@ def test_merging_forgets_where_runs_are_before_it_forgets_how_they_go_on() -> No
     # eleven.
     chain = [place(f"{kind}{n}", OUT, "0x10", Edge(f"{kind}{n + 1}")) for kind in "twx" for n in range(12)]
     ends = [place(f"{kind}12", OUT, "0x11", Edge(END)) for kind in "twx"]
-    entries = {"task": (Edge("t0"),), "work": (Edge("w0"),), "exit": (Edge("x0"),)}
+    entries = {"task": (Edge("t0"),), "work": (Edge("w0"),), "init": (Edge("x0"),)}
     with Engine(policy(protocol(entries, (*chain, *ends)), budget=32)) as engine:
         for _ in range(11):
             assert engine.request(write(0, "0x10")) is None

@@ -28,10 +28,10 @@ Kind = Literal["init", "exit", "task", "work", "irq", "timer"]
 Space = Literal["pio", "mmio"]
 Direction = Literal["in", "out"]
 
-EXCLUDED_BY: dict[Kind, tuple[Kind, ...]] = {"init": ("exit",), "exit": ("init", "task")}
+EXCLUDED_BY: dict[Kind, tuple[Kind, ...]] = {"init": ("exit",), "exit": ("init", "task"), "task": ("exit",)}
 """While runs of these kinds are open none of that kind opens: a driver is unloaded when it has been loaded and no task
-is in it, and loaded when it is not about to be unloaded (Linux: kernel/module/main.c, delete_module and
-add_unformed_module).
+is in it, and till it is gone no task gets into it and it is not loaded (Linux: kernel/module/main.c, delete_module,
+try_module_get and add_unformed_module). That each excludes the other lets a run open as late as when it does something.
 """
 
 END = "end"

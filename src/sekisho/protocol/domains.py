@@ -7,6 +7,7 @@ taken; if it is all the condition says nothing; and an assignment of the only va
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sekisho.protocol.expression import (
     Binary,
@@ -38,7 +39,7 @@ def domains(edges: Iterable[Edge], initial: Mapping[str, Iterable[int]], bound: 
     copies: dict[str, set[str]] = defaultdict(set)
     for edge in edges:
         for name, text in edge.set.items():
-            match fold(parse(text)):
+            match _folded(text):
                 case Constant(int(value)) if name in found:
                     found[name].add(value)
                 case Name(source):
@@ -59,6 +60,11 @@ def domains(edges: Iterable[Edge], initial: Mapping[str, Iterable[int]], bound: 
                 found[name] |= found[source]
                 ahead.append(name)
     return {name: frozenset(values) for name, values in found.items() if name not in many and len(values) <= MOST}
+
+
+@lru_cache(maxsize=65536)
+def _folded(text: str) -> Tree:
+    return fold(parse(text))
 
 
 @dataclass(slots=True)

@@ -76,6 +76,14 @@ class Unary:
     def __hash__(self) -> int:
         return self.digest
 
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Unary)
+            and self.digest == other.digest
+            and self.operator == other.operator
+            and self.operand == other.operand
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Binary:
@@ -94,6 +102,15 @@ class Binary:
 
     def __hash__(self) -> int:
         return self.digest
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Binary)
+            and self.digest == other.digest
+            and self.operator == other.operator
+            and self.left == other.left
+            and self.right == other.right
+        )
 
 
 @dataclass(frozen=True, slots=True)

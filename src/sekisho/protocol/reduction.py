@@ -294,6 +294,9 @@ def _distinct(moves: Iterable[_Move]) -> list[_Move]:
         if move.effect.never:
             continue
         group = found.setdefault((move.to, move.effect.group), [])
+        if not group:
+            group.append(move)
+            continue
         if any(other.when in (_TRUE, move.when) for other in group):
             continue
         if move.when == _TRUE or any(_opposite(move.when, other.when) for other in group):

@@ -487,7 +487,7 @@ static uint32_t budget_of(const struct machine *machine)
 	return machine->late && machine->budget > LATE_BUDGET ? LATE_BUDGET : machine->budget;
 }
 
-/* More alternatives than the budget: those of equal keys become one, level by level until three quarters of the budget are free. */
+/* More alternatives than the budget: those of equal keys become one, level by level until there is room again. */
 static void merge(struct machine *machine)
 {
 	uint32_t budget = budget_of(machine), most = budget / 4 > 0 ? budget / 4 : 1;

@@ -47,7 +47,7 @@ struct channel_vcpu {
 	uint64_t reserved[3];
 };
 
-/* The engine's own figures, copied from time to time: at a denial, a reset, and every 1,024 judged requests. */
+/* The engine's own figures, copied from time to time: at a denial, a reset, and every 1,024 judged requests of a vCPU. */
 struct channel_engine {
 	_Atomic uint64_t allowed;
 	_Atomic uint64_t firmware;

@@ -154,7 +154,7 @@ struct machine {
 	uint32_t vcpus; /* highest number seen so far + 1 */
 	uint64_t hits, misses;
 	struct store stores[2];
-	uint32_t number, budget, run_words, local_count;
+	uint32_t number, budget, local_count;
 	bool begins_late, forgets_late; /* the exact set was too much once, so it always is */
 	uint32_t beginning; /* the set that a reset goes back to; NOTHING when the store has lost it */
 
@@ -249,7 +249,6 @@ void draft_unknown(const struct machine *machine, const struct alternative *alte
 void join_values(struct values *into, const struct values *from, uint32_t count);
 bool dominates(const struct machine *machine, const struct values *wide, const struct values *values);
 bool same_runs(const struct alternative *one, const struct alternative *other);
-bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative);
 bool in_area(const struct machine *machine, const struct run *run, uint32_t node);
 
 /* engine_late.c */

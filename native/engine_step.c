@@ -878,7 +878,7 @@ bool same_runs(const struct alternative *one, const struct alternative *other)
 }
 
 /* Whether `wide` has the same runs and allows whatever `alternative` allows. */
-bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative)
+static bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative)
 {
 	return same_runs(wide, alternative) &&
 	       dominates(machine, values_of(machine->store, wide->values), values_of(machine->store, alternative->values));

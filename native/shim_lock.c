@@ -1,4 +1,4 @@
-/* Locks of the shim. None is ever held across KVM_RUN, and the way of an allowed request takes none but the busy mark. */
+/* Who is inside: nobody handles an exit while the VM changes. Nothing here is held across KVM_RUN. */
 #include <time.h>
 
 #include "shim.h"

@@ -22,8 +22,8 @@ from sekisho.lab.session import SCRATCH, Job
 
 DEVICE = "piix-ide"
 
-# 1887309 needs QEMU's own thread to run between some of its requests: 300 to 300,000 turns
-# were seen to do on an idle machine; on a busy one 3,000 are too few in a quarter of the runs, 30,000 never were.
+# 1887309 needs QEMU's own thread to run between some of its requests: 300 to 300,000 turns were seen to do on an idle
+# machine; on a busy one 3,000 were too few in a quarter of the runs, 30,000 and more in none of 90.
 _TURNS = {"lp1887309": 100_000}
 _TIMEOUT = 300.0
 

@@ -24,7 +24,7 @@ def drop_dead(
     seen: dict[tuple[str, tuple[tuple[str, str], ...]], _Use] = {}
     ways = {name: [(edge.to, _use(edge, globals_, seen)) for edge in own] for name, own in edges.items()}
     always = {name: frozenset().union(*(use.looked for _, use in own)) for name, own in ways.items()}
-    live: dict[str, set[str] | None] = dict.fromkeys(edges)
+    live: dict[str, set[str]] = {name: set() for name in edges}
     sources: dict[str, set[str]] = defaultdict(set)
     for name, own in edges.items():
         for edge in own:

@@ -85,7 +85,7 @@ def measure() -> dict[str, float | int | str]:
 def _ratios(prefix: str, pairs: list[Pair]) -> dict[str, float]:
     clock = sorted(after.clock / before.clock for before, after in pairs)
     processor = [after.processor / before.processor for before, after in pairs]
-    # The sign test's interval: it supposes nothing about how the ratios are spread (here with the normal approximation).
+    # The sign test's interval: it supposes nothing about how the ratios are spread (normal approximation).
     low = max(0, math.floor((len(clock) - 1.96 * math.sqrt(len(clock))) / 2))
     return {
         f"{prefix}median_ratio": round(statistics.median(clock), 4),

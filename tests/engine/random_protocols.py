@@ -32,12 +32,13 @@ def _operands(names: list[str]) -> st.SearchStrategy[str]:
 @st.composite
 def conditions(draw: Any, names: list[str]) -> str:
     left = draw(_operands(names))
-    shape = draw(st.sampled_from(["", "", "==", "!=", "in", "&", "<", "and", "not"]))
+    shape = draw(st.sampled_from(["", "", "==", "!=", "in", "&", "%", "<", "and", "not"]))
     right = draw(_operands(names))
     return {
         "": "",
         "in": f"{left} in (0, 2)",
         "&": f"{left} & 1 == {right}",
+        "%": f"{left} % 3 and 5 % {right}",
         "and": f"{left} == {right} and {right} < 2",
         "not": f"not {left} or {right} == 1",
     }.get(shape, f"{left} {shape} {right}")

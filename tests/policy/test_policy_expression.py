@@ -12,11 +12,13 @@ from sekisho.protocol.expression import (
     Name,
     Tree,
     Unary,
+    ceiling,
     evaluate,
     fold,
     names,
     parse,
     substitute,
+    truth,
     write,
 )
 
@@ -32,6 +34,9 @@ from sekisho.protocol.expression import (
         ("1 << 31", 0x80000000),
         ("1 << 32", 0),
         ("1 >> 99", 0),
+        ("13 % 8", 5),
+        ("13 % 0", 0),
+        ("u % 8", None),
         ("a == 5 and not b", 1),
         ("a in (4, 5)", 1),
         ("a not in (4, 5)", 0),
@@ -90,7 +95,7 @@ TREES: st.SearchStrategy[Tree] = st.recursive(
         st.builds(Unary, st.sampled_from(["~", "-", "not"]), inner),
         st.builds(
             Binary,
-            st.sampled_from(["+", "-", "*", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]),
+            st.sampled_from(["+", "-", "*", "%", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]),
             inner,
             inner,
         ),
@@ -114,6 +119,82 @@ def test_what_folding_decides_of_the_unknown_holds_for_every_value() -> None:
     for text, value in (("0 * a", 0), ("a & 0", 0), ("(a | 0xff) & 0xf", 0xF)):
         assert evaluate(fold(parse(text)), {"a": None}) == value
         assert {evaluate(parse(text), {"a": word}) for word in (0, 1, 0x80, 0xFFFFFFFF)} == {value}
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("ANY % 8", "ANY % 8"),
+        ("5 % 8", "5"),
+        ("ANY % 1", "0"),
+        ("ANY % ANY", "ANY"),
+        ("a % ANY", "ANY"),
+        ("(a % 8) % 9", "a % 8"),
+        ("(ANY % 8) % 9", "ANY % 8"),
+        ("(ANY % 8) % 3", "ANY % 3"),
+        ("(a == 1) % 2", "a == 1"),
+        ("(ANY % 8) & 0xff", "ANY % 8"),
+        ("(a % 8) & 0xff", "a % 8"),
+        ("(ANY % 8) & 4", "ANY"),
+        ("(ANY % 8) + 1", "ANY"),
+        ("(ANY % 8) + a", "ANY"),
+        ("0 * (ANY % 8)", "ANY"),
+        ("not (ANY % 8)", "ANY"),
+        ("7 < ANY % 8", "0"),
+        ("not (7 < ANY % 8)", "1"),
+        ("6 < ANY % 8", "ANY"),
+        ("ANY % 8 <= 7", "1"),
+        ("a % 8 > 7", "0"),
+        ("a % 8 >= 8", "0"),
+        ("a % 8 < 8", "1"),
+        ("a % 8 == 8", "0"),
+        ("8 != a % 8", "1"),
+        ("ANY % 8 in (8, 9)", "0"),
+        ("ANY % 8 in (7, 9)", "ANY"),
+        # Of other bounds than remainders the engine knows nothing, and neither does folding.
+        ("7 < a & 7", "7 < a & 7"),
+        # As signed numbers are compared.
+        ("0x80000007 < (ANY % 8) ^ 0x80000000", "0"),
+        ("(a % 8) ^ 0x80000000 < 0x80000000", "0"),
+        ("7 < ANY % 8 and a", "0"),
+        ("7 < ANY % 8 or a == 1", "a == 1"),
+    ],
+)
+def test_a_remainder_is_folded_and_decides_comparisons(text: str, folded: str) -> None:
+    assert fold(parse(text)) == parse(folded)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("7 < a & 7", False),
+        ("6 < a & 7", None),
+        ("3 < (a & 0x1f) >> 3", False),
+        ("7 < (a & 3) + (b & 4)", False),
+        ("7 < (a & 3 | b & 4)", False),
+        ("4 < (a == b) << 2", False),
+        ("6 < (a & 3) * 2", False),
+        ("0x1f < c", False),
+        ("not (0x1f < c)", True),
+        ("c == 0x20", False),
+        ("c == 0x1f", None),
+        ("c in (0x20, 0x21)", False),
+        ("a or c < 0x20", True),
+        ("a and c < 0x20", None),
+        ("0x8000001f < c ^ 0x80000000", False),
+    ],
+)
+def test_what_numbers_can_at_most_be_decides_conditions(text: str, expected: bool | None) -> None:
+    assert truth(parse(text), {"c": 0x1F}) is expected
+
+
+@given(TREES, st.fixed_dictionaries({name: WORDS for name in "abc"}), st.integers(0, 0xFFFFFFFF))
+def test_no_value_is_above_the_ceiling_or_against_the_truth(tree: Tree, most: dict[str, int], seed: int) -> None:
+    variables: dict[str, int | None] = {name: seed % (limit + 1) for name, limit in most.items()}
+    value = evaluate(tree, variables)
+    if value is not None:
+        assert value <= ceiling(tree, most)
+        assert truth(tree, most) in (None, bool(value))
 
 
 @given(TREES, TREES, VARIABLES)

@@ -3,7 +3,7 @@
 Text is parsed into a small tree, which is evaluated (by the engine's model), rewritten (when silent nodes are composed
 away) and compiled to the bytecode of the native engine. A variable may be *ANY* (unknown): arithmetic over ANY is ANY,
 `and`, `or` and `not` are three-valued as Kleene's, and whoever judges a condition takes both ways. `ANY` may also be
-written, to say that a variable takes an unknown value.
+written, to say that a variable takes an unknown value; `ANY % 8` is an unknown number below 8 (to the engine just ANY).
 """
 
 import ast
@@ -87,7 +87,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """`operator` is one of `+ - * & | ^ << >> == != < <= > >= and or`."""
+    """`operator` is one of `+ - * % & | ^ << >> == != < <= > >= and or`."""
 
     operator: str
     left: "Tree"
@@ -132,6 +132,7 @@ _BINARY: dict[type[ast.operator] | type[ast.cmpop], str] = {
     ast.Add: "+",
     ast.Sub: "-",
     ast.Mult: "*",
+    ast.Mod: "%",
     ast.BitAnd: "&",
     ast.BitOr: "|",
     ast.BitXor: "^",
@@ -148,6 +149,8 @@ _APPLY: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
+    # A remainder of a division by 0 is 0 (C leaves it undefined).
+    "%": lambda a, b: a % b if b else 0,
     "&": operator.and_,
     "|": operator.or_,
     "^": operator.xor,
@@ -161,6 +164,8 @@ _APPLY: dict[str, Callable[[int, int], int]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+
+_COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
 
 # The native engine's operations, numbered from 1; native/engine_table.h has the same list.
 _OPCODE = {name: code for code, name in enumerate(("constant", "any", "global", "local", "value", "address"), 1)}
@@ -347,11 +352,23 @@ def fold(tree: Tree) -> Tree:
     """The expression with its constant parts worked out; equal for every value of its names."""
     match tree:
         case Unary(name, operand):
-            tree = Unary(name, fold(operand))
+            tree = Unary(name, _vague(fold(operand)))
         case Member(operand, members):
-            tree = Member(fold(operand), members)
+            if _remains(operand) and truth(tree) is False:
+                return Constant(0)
+            tree = Member(_vague(fold(operand)), members)
         case Binary(name, left, right):
-            tree = Binary(name, fold(left), fold(right))
+            folded = Binary(name, fold(left), fold(right))
+            # The engine does not decide what it finds unknown: only bounds that were put there on purpose may.
+            if name in _COMPARISONS and _remains(tree):
+                for each in (folded, tree):
+                    if (decided := truth(each)) is not None:
+                        return Constant(int(decided))
+            if name == "%" and (bounded(folded.left) or folded.left == Constant(None)):
+                return _bounded(folded)
+            if name == "&" and _covers(folded.right, folded.left):
+                return folded.left
+            tree = Binary(name, _vague(folded.left), _vague(folded.right))
             if name in ("and", "or"):
                 for one, other in ((tree.left, tree.right), (tree.right, tree.left)):
                     if isinstance(one, Constant) and one.value is not None:
@@ -397,7 +414,7 @@ def possible(tree: Tree) -> Tree:
             for each in found[1:]:
                 whole = Binary("and", whole, each)
             return whole
-    folded = fold(tree)
+    folded = _vague(fold(tree))
     return Constant(1) if folded == Constant(None) else folded
 
 
@@ -421,10 +438,12 @@ def _identity(tree: Binary) -> Tree:
                 return Constant(0) if other == Constant(0) and tree.operator in "&*" else Constant(None)
             case (("|" | "+" | "^"), Constant(0)):
                 return other
-            case "&", Constant(0xFFFFFFFF):
+            case "&", _ if _covers(one, other):
                 return other
             case "*", Constant(1):
                 return other
+    if tree.operator == "%" and isinstance(right, Constant) and ceiling(left) < (right.value or 0):
+        return left
     if tree.operator in ("-", "<<", ">>") and right == Constant(0):
         return left
     if tree.operator == "&" and isinstance(left, Binary) and left.operator == "&":
@@ -440,6 +459,125 @@ def _identity(tree: Binary) -> Tree:
     return tree
 
 
+def bounded(tree: Tree) -> bool:
+    """Whether the expression is an unknown number below a known one, as `fold` writes it."""
+    return isinstance(tree, Binary) and tree.operator == "%" and tree.left == Constant(None)
+
+
+def _remains(tree: Tree) -> bool:
+    """Whether there is a remainder in it."""
+    match tree:
+        case Binary(name, left, right):
+            return name == "%" or _remains(left) or _remains(right)
+        case Unary(_, operand) | Member(operand, _):
+            return _remains(operand)
+    return False
+
+
+def _vague(tree: Tree) -> Tree:
+    """ANY for what is unknown though bounded: operations do not keep the bound."""
+    return Constant(None) if bounded(tree) else tree
+
+
+def _bounded(tree: Binary) -> Tree:
+    """The remainder of an unknown number."""
+    match tree.right:
+        case Constant(int(number)):
+            if number < 2:
+                return Constant(0)
+            return tree.left if ceiling(tree.left) < number else Binary("%", Constant(None), tree.right)
+    return Constant(None)
+
+
+def _covers(mask: Tree, tree: Tree) -> bool:
+    """Whether `mask` is a number with all bits that `tree` can have."""
+    return isinstance(mask, Constant) and mask.value is not None and not _up_to(ceiling(tree)) & ~mask.value
+
+
+def _up_to(number: int) -> int:
+    """The largest number with as many bits."""
+    return (1 << number.bit_length()) - 1
+
+
+_UNLIMITED: Mapping[str, int] = {}
+
+
+def ceiling(tree: Tree, known: Mapping[str, int] = _UNLIMITED) -> int:
+    """A number that `tree` does not exceed when no name exceeds what is `known` of it."""
+    match tree:
+        case Constant(value):
+            return MASK if value is None else value
+        case Name(name):
+            return known.get(name, MASK)
+        case Binary("%" | "&" | "|" | "^" | "+" | "*" | "<<" | ">>" as name, left, right):
+            most, other = ceiling(left, known), ceiling(right, known)
+            match name:
+                case "%":
+                    return min(most, max(other - 1, 0))
+                case "&":
+                    return min(most, other)
+                case ">>":
+                    return most >> right.value if isinstance(right, Constant) and right.value is not None else most
+                case "|" | "^" if not _apart(left, right, known):
+                    return _up_to(most | other)
+                case "<<":
+                    found = most << min(other, 32) if isinstance(right, Constant) else MASK
+                case "*":
+                    found = most * other
+                case _:
+                    found = most + other
+            return min(found, MASK)
+    return 1 if truth_valued(tree) else MASK
+
+
+def _floor(tree: Tree, known: Mapping[str, int]) -> int:
+    """A number that `tree` does not go below."""
+    match tree:
+        case Constant(int(value)):
+            return value
+        case Binary("|" | "^", left, Constant(int(value)) as right) if _apart(left, right, known):
+            return value
+    return 0
+
+
+def _apart(left: Tree, right: Tree, known: Mapping[str, int]) -> bool:
+    """Whether `right` is a number with bits above all that `left` can have: as when signed numbers are compared."""
+    if not isinstance(right, Constant) or right.value is None:
+        return False
+    return ceiling(left, known) < right.value & -right.value
+
+
+def truth(tree: Tree, known: Mapping[str, int] = _UNLIMITED) -> bool | None:
+    """Whether a condition holds, if that follows from what its sides can at most be (see `ceiling`)."""
+    match tree:
+        case Constant(value):
+            return None if value is None else bool(value)
+        case Unary("not", operand):
+            found = truth(operand, known)
+            return None if found is None else not found
+        case Member(operand, members):
+            return False if ceiling(operand, known) < min(members, default=MASK) else None
+        case Binary("and" | "or" as name, left, right):
+            both = truth(left, known), truth(right, known)
+            decisive = name == "or"
+            return decisive if decisive in both else None if None in both else not decisive
+        case Binary("<" | "<=" as name, left, right):
+            return _less(left, right, known, equal=name == "<=")
+        case Binary(">" | ">=" as name, left, right):
+            return _less(right, left, known, equal=name == ">=")
+        case Binary("==" | "!=" as name, left, right):
+            if _less(left, right, known, equal=False) or _less(right, left, known, equal=False):
+                return name == "!="
+    return None
+
+
+def _less(left: Tree, right: Tree, known: Mapping[str, int], *, equal: bool) -> bool | None:
+    """Whether `left` is less than `right` (or `equal` to it)."""
+    if ceiling(left, known) < _floor(right, known) + equal:
+        return True
+    return False if _floor(left, known) + (not equal) > ceiling(right, known) else None
+
+
 def truth_valued(tree: Tree) -> bool:
     """Whether the expression can only be 0, 1 or ANY."""
     match tree:
@@ -452,4 +590,4 @@ def truth_valued(tree: Tree) -> bool:
         case Member():
             return True
         case Binary(name, _, _):
-            return name in ("==", "!=", "<", "<=", ">", ">=", "and", "or")
+            return name in _COMPARISONS or name in ("and", "or")

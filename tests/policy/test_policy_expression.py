@@ -95,7 +95,9 @@ TREES: st.SearchStrategy[Tree] = st.recursive(
         st.builds(Unary, st.sampled_from(["~", "-", "not"]), inner),
         st.builds(
             Binary,
-            st.sampled_from(["+", "-", "*", "%", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]),
+            st.sampled_from(
+                ["+", "-", "*", "%", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]
+            ),
             inner,
             inner,
         ),
@@ -188,7 +190,7 @@ def test_what_numbers_can_at_most_be_decides_conditions(text: str, expected: boo
     assert truth(parse(text), {"c": 0x1F}) is expected
 
 
-@given(TREES, st.fixed_dictionaries({name: WORDS for name in "abc"}), st.integers(0, 0xFFFFFFFF))
+@given(TREES, st.fixed_dictionaries(dict.fromkeys("abc", WORDS)), st.integers(0, 0xFFFFFFFF))
 def test_no_value_is_above_the_ceiling_or_against_the_truth(tree: Tree, most: dict[str, int], seed: int) -> None:
     variables: dict[str, int | None] = {name: seed % (limit + 1) for name, limit in most.items()}
     value = evaluate(tree, variables)

@@ -4,6 +4,9 @@ from sekisho.protocol.draft import FARTHEST
 from sekisho.protocol.model import Note
 
 BASE_AT_RANGE = Note("base-at-range", "a base of ports that is not known is where one of the device's ranges begins")
+INDICES_IN_ARRAYS = Note(
+    "indices-in-arrays", "a number that the driver has used as an index of one of its arrays is below its length"
+)
 INTERRUPT_LINE = Note("interrupt-line", "all edges of the device's line are seen, and a handler runs after one of them")
 NO_SIGNALS = Note("no-signals", "no signal breaks off a program's waiting in the driver")
 NO_WARNINGS = Note("no-warnings", "what the driver itself checks with WARN() is never so")
@@ -30,6 +33,7 @@ ASSUMPTIONS = {
     note.name: note
     for note in (
         BASE_AT_RANGE,
+        INDICES_IN_ARRAYS,
         INTERRUPT_LINE,
         NO_SIGNALS,
         NO_WARNINGS,

@@ -8,6 +8,7 @@ from sekisho.errors import SekishoError
 from sekisho.flow import Module
 from sekisho.protocol.assumption import (
     BASE_AT_RANGE,
+    INDICES_IN_ARRAYS,
     INTERRUPT_LINE,
     NO_SIGNALS,
     NO_WARNINGS,
@@ -31,7 +32,10 @@ from sekisho.protocol.sites import sites
 from sekisho.protocol.sliced import Sliced, sliced
 from sekisho.values.model import Analysis
 
-_ALWAYS = (WHOLE_SEGMENTS, WHOLE_UPDATES, SMALL_RESULTS, NO_SIGNALS, READY_IN_TIME, RESOURCES_GRANTED)
+_ALWAYS = (
+    *(WHOLE_SEGMENTS, WHOLE_UPDATES, SMALL_RESULTS, NO_SIGNALS, READY_IN_TIME, RESOURCES_GRANTED),
+    INDICES_IN_ARRAYS,
+)
 """Assumptions that every guarded protocol rests on."""
 
 SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 2, "timer": 2}

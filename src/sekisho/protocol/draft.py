@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sekisho.protocol.components import components
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold, names
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, bounded, fold, names
 from sekisho.protocol.model import Value
 
 FARTHEST = 64
@@ -164,9 +164,13 @@ def _counting(points: list[DraftPoint]) -> tuple[set[str], set[str]]:
         inside = set(component)
         works = any(points[index].site is not None or points[index].calls for index in inside)
         for step in (step for index in component for step in points[index].steps if step.to in inside):
-            counted = {name for name, tree in step.sets.items() if isinstance(tree, Binary) and name in names(tree)}
+            counted = {name for name, tree in step.sets.items() if _changes(name, tree)}
             (busy if works else idle).update(counted)
     return idle, busy
+
+
+def _changes(name: str, tree: Tree) -> bool:
+    return isinstance(tree, Binary) and name in names(tree) and tree != Binary("%", Name(name), tree.right)
 
 
 def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
@@ -193,15 +197,23 @@ def without(tree: Tree, informed: set[str]) -> Tree:
             return tree if name in informed else ANY
         case Unary(operator, operand):
             inner = without(operand, informed)
-            return ANY if inner == ANY else Unary(operator, inner)
+            return ANY if inner == ANY else _plain(Unary(operator, inner), inner)
         case Member(operand, members):
             inner = without(operand, informed)
-            return ANY if inner == ANY else Member(inner, members)
+            return ANY if inner == ANY else _plain(Member(inner, members), inner)
         case Binary(operator, left, right):
             a, b = without(left, informed), without(right, informed)
             if operator in ("and", "or"):
                 return ANY if a == ANY and b == ANY else fold(Binary(operator, a, b))
-            return ANY if a == ANY or b == ANY else Binary(operator, a, b)
+            if operator == "%" and a == ANY:
+                # Something is known of it still.
+                return fold(Binary(operator, a, b))
+            return ANY if a == ANY or b == ANY else _plain(Binary(operator, a, b), a, b)
+
+
+def _plain(tree: Tree, *operands: Tree) -> Tree:
+    """Return `tree`; worked out, if there is an unknown number below a known one among its operands."""
+    return fold(tree) if any(map(bounded, operands)) else tree
 
 
 def _drop_unused(draft: Draft, used: set[str]) -> None:

@@ -354,13 +354,13 @@ def fold(tree: Tree) -> Tree:
         case Unary(name, operand):
             tree = Unary(name, _vague(fold(operand)))
         case Member(operand, members):
-            if _remains(operand) and truth(tree) is False:
+            if has_remainder(operand) and truth(tree) is False:
                 return Constant(0)
             tree = Member(_vague(fold(operand)), members)
         case Binary(name, left, right):
             folded = Binary(name, fold(left), fold(right))
             # The engine does not decide what it finds unknown: only bounds that were put there on purpose may.
-            if name in _COMPARISONS and _remains(tree):
+            if name in _COMPARISONS and has_remainder(tree):
                 for each in (folded, tree):
                     if (decided := truth(each)) is not None:
                         return Constant(int(decided))
@@ -464,13 +464,13 @@ def bounded(tree: Tree) -> bool:
     return isinstance(tree, Binary) and tree.operator == "%" and tree.left == Constant(None)
 
 
-def _remains(tree: Tree) -> bool:
+def has_remainder(tree: Tree) -> bool:
     """Whether there is a remainder in it."""
     match tree:
         case Binary(name, left, right):
-            return name == "%" or _remains(left) or _remains(right)
+            return name == "%" or has_remainder(left) or has_remainder(right)
         case Unary(_, operand) | Member(operand, _):
-            return _remains(operand)
+            return has_remainder(operand)
     return False
 
 

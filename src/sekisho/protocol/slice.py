@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sekisho.protocol.arrays import Limit, limits
 from sekisho.protocol.assumption import (
+    INDICES_IN_ARRAYS,
     NO_SIGNALS,
     RESOURCES_GRANTED,
     SMALL_RESULTS,
@@ -19,7 +21,7 @@ from sekisho.protocol.assumption import (
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold, has_remainder
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.frame import Frame
@@ -34,7 +36,7 @@ from sekisho.values.operation import mask
 from sekisho.values.routine import Routine, Stretch, preserves
 from sekisho.values.segment import Step, input_symbol
 
-_BYTE = 0xFF
+_BYTE, _WORD = 0xFF, 0xFFFFFFFF
 _ELEMENTS = 16
 """An access that can go to more cells than this is not followed."""
 _UNKNOWN: Tree = ANY
@@ -158,9 +160,24 @@ class _Names(Named):
         self.routine = routine
         self.zeros: Mapping[int, int] = {}
         self.views: dict[Expression, View] = {}
+        self.limits: Mapping[Expression, Limit] = {}
 
     def tree(self, symbol: Expression, bits: int) -> Tree:
         """Return the tree of a symbol, in which `bits` agree."""
+        tree = self._unlimited(symbol, bits)
+        limit = self.limits.get(symbol)
+        if limit is None or (isinstance(tree, Constant) and tree != ANY):
+            return tree
+        if symbol.name[0] == "register":
+            held = _WORD if bits > _BYTE else _BYTE
+            # The lowest byte of a number that needs more can be any.
+            fits = held <= limit.bits and limit.number <= held + 1
+        else:
+            # Of a symbol that is no register the tree may be wrong in bits that are not wanted.
+            fits = bits == limit.bits == mask(min(symbol.size, 4))
+        return Binary("%", tree, Constant(limit.number)) if fits else tree
+
+    def _unlimited(self, symbol: Expression, bits: int) -> Tree:
         if symbol.name[0] == "register":
             place = symbol.name[1]
             assert isinstance(place, int)
@@ -233,6 +250,8 @@ class _Stretch:
     def __post_init__(self) -> None:
         self.names = _Names(self.facts, self.parent.name)
         self.names.zeros = self.facts.zeros.get(self.stretch.address, {})
+        if INDICES_IN_ARRAYS.name not in self.parent.slicer.without:
+            self.names.limits = limits(self.stretch.segment.steps, self.facts.memory)
 
     @property
     def facts(self) -> Facts:
@@ -529,12 +548,14 @@ class _Stretch:
         if WHOLE_UPDATES.name in self.parent.slicer.without:
             return False
         tree = fold(new)
-        if isinstance(tree, Binary) and tree.operator in ("&", "<<", ">>") and isinstance(tree.right, Constant):
+        if isinstance(tree, Binary) and tree.operator in ("%", "&", "<<", ">>") and isinstance(tree.right, Constant):
             return self._unchanged(name, tree.left)
         return isinstance(tree, Name) and name in (tree.name, self.copies.get(tree.name))
 
     def _tree(self, value: Value, bits: int = 0xFFFFFFFF) -> Tree:
         tree = lower(value, self.names, self.extended, bits)
+        if has_remainder(tree):
+            tree = fold(tree)
         return Binary("&", tree, Constant(_BYTE)) if bits == _BYTE and tree != ANY else tree
 
     # Ways out
@@ -545,6 +566,19 @@ class _Stretch:
         for place, value in sorted(self.stretch.segment.registers.items()):
             if place in self.stretch.live_out and place != self.facts.convention.stack:
                 sets |= self._both(register_name(self.facts, self.parent.name, place), value)
+        return sets | self._limited()
+
+    def _limited(self) -> dict[str, Tree]:
+        """Return the assignments to registers that are kept, and of which their use as an index has told something."""
+        sets: dict[str, Tree] = {}
+        for symbol in self.names.limits:
+            place = symbol.name[1]
+            if symbol.name[0] != "register" or place in self.stretch.segment.registers:
+                continue
+            assert isinstance(place, int)
+            if place in self.stretch.live_out:
+                kept = self._both(register_name(self.facts, self.parent.name, place), symbol)
+                sets |= {name: tree for name, tree in kept.items() if has_remainder(tree)}
         return sets
 
     def _both(self, name: str, value: Value) -> dict[str, Tree]:

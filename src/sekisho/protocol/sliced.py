@@ -15,7 +15,7 @@ from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import components
 from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
-from sekisho.protocol.expression import Constant, Tree, fold, names, write
+from sekisho.protocol.expression import Constant, Tree, bounded, fold, names, write
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.kernel import PROMPT, REGISTERING
 from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Signal, Value
@@ -183,7 +183,7 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
                 for name, tree in step.sets.items():
                     sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
                     if name in parts:
-                        (unknown if tree == ANY else known)[name] += 1
+                        (unknown if tree == ANY or bounded(tree) else known)[name] += 1
     weight: dict[str, float] = dict(direct)
     for _ in range(_CHAIN):
         passed: dict[str, float] = {}

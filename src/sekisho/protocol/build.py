@@ -20,12 +20,14 @@ from sekisho.protocol.assumption import (
     WHOLE_SEGMENTS,
     WHOLE_UPDATES,
 )
+from sekisho.protocol.ceilings import decide
 from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.instance import one_instance, ports
 from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import Driver, Kind, Note, Protocol
+from sekisho.protocol.remainders import drop_remainders
 from sekisho.protocol.residual import Point, Residual, Routine, simplify
 from sekisho.protocol.rules import Rule, rules
 from sekisho.protocol.sites import sites
@@ -136,34 +138,32 @@ def _protocol(
         Note("analysis", each.cause, at="" if each.address is None else module.image.name(each.address))
         for each in analysis.widenings
     ]
-    return minimise(
-        Protocol(
-            name=name,
-            driver=Driver(
-                module.image.path.rpartition("/")[2],
-                module.image.sha256,
-                module.image.architecture,
-                module.image.release,
-            ),
-            sites=listed,
-            globals=program.globals,
-            locals=program.locals,
-            entries=entries,
-            nodes=nodes,
-            # Several queues, or one that is not ordered, run items side by side.
-            slots=dict(SLOTS) | {"work": 1 if program.ordered else SLOTS["task"]},
-            signals=program.signals,
-            assumptions=(
-                *(Note(each, text) for each, text in analysis.assumptions),
-                *assumed,
-                *((BASE_AT_RANGE,) if any(rule.assumed for rule in found.values()) else ()),
-                Note("slots", "no more runs of a kind are open at once than the slots say"),
-            ),
-            widened=(*widened, *cut, *notes, *lost),
-            method=analysis.method,
+    protocol = Protocol(
+        name=name,
+        driver=Driver(
+            module.image.path.rpartition("/")[2],
+            module.image.sha256,
+            module.image.architecture,
+            module.image.release,
         ),
-        late_openings=bool(program.globals),
+        sites=listed,
+        globals=program.globals,
+        locals=program.locals,
+        entries=entries,
+        nodes=nodes,
+        # Several queues, or one that is not ordered, run items side by side.
+        slots=dict(SLOTS) | {"work": 1 if program.ordered else SLOTS["task"]},
+        signals=program.signals,
+        assumptions=(
+            *(Note(each, text) for each, text in analysis.assumptions),
+            *assumed,
+            *((BASE_AT_RANGE,) if any(rule.assumed for rule in found.values()) else ()),
+            Note("slots", "no more runs of a kind are open at once than the slots say"),
+        ),
+        widened=(*widened, *cut, *notes, *lost),
+        method=analysis.method,
     )
+    return minimise(drop_remainders(decide(protocol)), late_openings=bool(program.globals))
 
 
 def _ending(residual: Residual, dead: Collection[int]) -> Residual:

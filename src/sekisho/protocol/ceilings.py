@@ -8,11 +8,10 @@ change them.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from sekisho.protocol.draft import ANY, without
 from sekisho.protocol.expression import (
     MASK,
     Binary,
@@ -23,59 +22,58 @@ from sekisho.protocol.expression import (
     Unary,
     ceiling,
     conjuncts,
-    fold,
     has_remainder,
     parse,
     truth,
     write,
 )
-from sekisho.protocol.model import Edge, Node
+from sekisho.protocol.model import Edge, Protocol
 
-_Edges = Mapping[str, tuple[Edge, ...]]
+_Ceilings = frozenset[tuple[str, int]]
+"""Locals of which something is known, with what they can at most be."""
 
-_Ceilings = dict[str, int]
-"""Of each local of which something is known, what it can at most be."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Effect:
-    """Condition and assignments of an edge, as far as they concern ceilings."""
-
-    when: tuple[Tree, ...]
-    limits: tuple[tuple[str, int], ...]
-    sets: tuple[tuple[str, Tree], ...]
-
-
-def decide(
-    nodes: Mapping[str, Node], edges: _Edges, roots: Iterable[str], tracked: Collection[str]
-) -> dict[str, tuple[Edge, ...]]:
-    """Return `edges` without what ceilings decide, and without remainders. Nodes that no run reaches have none."""
-    if not any("%" in text for own in edges.values() for edge in own for text in (edge.when, *edge.set.values())):
-        return dict(edges)
-    effects = _effects(edges, frozenset(tracked))
-    found = _ceilings(nodes, edges, roots, effects)
-    written: dict[str, str] = {}
-    decided = {
-        name: tuple(
-            _plain(edge, when, written)
-            for edge in own
-            if name in found and (when := _undecided(effects[_key(edge)], found[name])) is not None
-        )
-        for name, own in edges.items()
-    }
-    return _without_unknown(nodes, decided, tracked)
-
+_NOTHING: _Ceilings = frozenset()
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
+"""Condition and assignments of an edge. Calling contexts repeat the same ones: what follows is worked out once."""
+
+
+def decide(protocol: Protocol) -> Protocol:
+    """Return the protocol without what ceilings decide; nodes that no run reaches have no edges."""
+    edges = {node.id: node.edges for node in protocol.nodes}
+    openings = {f"entry {entry.name}": entry.edges for entry in protocol.entries}
+    flow = _Flow(_effects([*edges.values(), *openings.values()], {each.name for each in protocol.globals}))
+    found = flow.ceilings({node.id: node.bind for node in protocol.nodes}, edges | openings, openings)
+    return replace(
+        protocol,
+        nodes=tuple(
+            replace(node, edges=flow.undecided(node.edges, found[node.id]) if node.id in found else ())
+            for node in protocol.nodes
+        ),
+        entries=tuple(replace(entry, edges=flow.undecided(entry.edges, _NOTHING)) for entry in protocol.entries),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Effect:
+    """Condition and assignments of an edge; `limits` and `sets` are those of locals that are followed."""
+
+    when: tuple[Tree, ...]
+    """What is joined by `and`, but for what holds in any case."""
+    never: bool
+    asked: tuple[Tree, ...]
+    """Those of `when` that look at locals that are followed."""
+    limits: tuple[tuple[str, int], ...]
+    sets: tuple[tuple[str, Tree], ...]
 
 
 def _key(edge: Edge) -> _Key:
     return edge.when, tuple(edge.set.items())
 
 
-def _effects(edges: _Edges, tracked: frozenset[str]) -> dict[_Key, _Effect]:
+def _effects(edges: Iterable[tuple[Edge, ...]], tracked: set[str]) -> dict[_Key, _Effect]:
     """Return what each edge does to the locals that a remainder can come to, and that a condition can come from."""
-    keys = {_key(edge) for own in edges.values() for edge in own}
+    keys = {_key(edge) for own in edges for edge in own}
     conditions = {key: tuple(conjuncts(parse(key[0]))) if key[0] else () for key in keys}
     assignments = {(name, text) for _, sets in keys for name, text in sets}
     readers: dict[str, set[str]] = defaultdict(set)
@@ -87,14 +85,7 @@ def _effects(edges: _Edges, tracked: frozenset[str]) -> dict[_Key, _Effect]:
     remaining = {name for name, text in assignments if has_remainder(parse(text))}
     compared = {name for when in conditions.values() for each in when for name in each.names}
     followed = _closure(remaining, readers) & _closure(compared, sources) - tracked
-    return {
-        key: _Effect(
-            conditions[key],
-            tuple(limit for each in conditions[key] for limit in _limits(each) if limit[0] in followed),
-            tuple((name, parse(text)) for name, text in key[1] if name in followed),
-        )
-        for key in keys
-    }
+    return {key: _effect(conditions[key], key[1], followed) for key in keys}
 
 
 def _closure(start: set[str], ways: Mapping[str, set[str]]) -> set[str]:
@@ -104,6 +95,17 @@ def _closure(start: set[str], ways: Mapping[str, set[str]]) -> set[str]:
         found |= new
         ahead += new
     return found
+
+
+def _effect(condition: Iterable[Tree], sets: Iterable[tuple[str, str]], followed: Collection[str]) -> _Effect:
+    decided = {each: truth(each) for each in condition}
+    return _Effect(
+        tuple(each for each, holds in decided.items() if not holds),
+        False in decided.values(),
+        tuple(each for each in decided if not each.names.isdisjoint(followed)),
+        tuple(limit for each in decided for limit in _limits(each) if limit[0] in followed),
+        tuple((name, parse(text)) for name, text in sets if name in followed),
+    )
 
 
 def _limits(condition: Tree) -> list[tuple[str, int]]:
@@ -126,50 +128,81 @@ def _limits(condition: Tree) -> list[tuple[str, int]]:
     return []
 
 
-def _ceilings(
-    nodes: Mapping[str, Node], edges: _Edges, roots: Iterable[str], effects: Mapping[_Key, _Effect]
-) -> dict[str, _Ceilings]:
-    """Return for each node that is reached what locals can at most be when an edge from it is tried."""
-    found: dict[str, _Ceilings] = {name: {} for name in roots}
-    ways = {name: [(edge.to, effects[_key(edge)]) for edge in own] for name, own in edges.items()}
-    ahead = dict.fromkeys(found)
-    while ahead:
-        name = next(iter(ahead))
-        del ahead[name]
-        here = found[name]
-        for to, effect in ways[name]:
-            if to not in nodes or any(truth(each, here) is False for each in effect.when):
-                continue
-            after = _after(here, effect)
-            bind = nodes[to].bind
-            if bind in after:
-                after = {each: most for each, most in after.items() if each != bind}
-            before = found.get(to)
-            if before is not None:
-                after = {each: max(most, after[each]) for each, most in before.items() if each in after}
-            if after != before:
-                found[to] = after
-                ahead[to] = None
-    return found
+@dataclass(slots=True)
+class _Flow:
+    """Carries ceilings along edges; each pair of ceilings and effect is worked out once."""
+
+    effects: Mapping[_Key, _Effect]
+    passed: dict[tuple[_Ceilings, _Effect], _Ceilings | None] = field(default_factory=dict)
+    joined: dict[tuple[_Ceilings, _Ceilings], _Ceilings] = field(default_factory=dict)
+    written: dict[tuple[_Ceilings, _Effect], str | None] = field(default_factory=dict)
+
+    def ceilings(
+        self, binds: Mapping[str, str | None], edges: Mapping[str, tuple[Edge, ...]], roots: Iterable[str]
+    ) -> dict[str, _Ceilings]:
+        """Return for each node that is reached what locals can at most be when an edge from it is tried."""
+        found = dict.fromkeys(roots, _NOTHING)
+        ways = {name: [(edge.to, self.effects[_key(edge)]) for edge in own] for name, own in edges.items()}
+        ahead = dict.fromkeys(found)
+        while ahead:
+            name, _ = ahead.popitem()
+            here = found[name]
+            for to, effect in ways[name]:
+                after = self.after(here, effect)
+                if after is None or to not in binds:
+                    continue
+                bind = binds[to]
+                if bind is not None and after:
+                    after = frozenset((each, most) for each, most in after if each != bind)
+                before = found.get(to)
+                if before is not None:
+                    after = self.either(before, after)
+                if after != before:
+                    found[to] = after
+                    ahead[to] = None
+        return found
+
+    def after(self, before: _Ceilings, effect: _Effect) -> _Ceilings | None:
+        """Return the ceilings when an edge has been taken; None if it cannot be."""
+        key = (before, effect)
+        if key not in self.passed:
+            known = dict(before)
+            never = effect.never or any(truth(each, known) is False for each in effect.asked)
+            self.passed[key] = None if never else _after(known, effect)
+        return self.passed[key]
+
+    def either(self, one: _Ceilings, other: _Ceilings) -> _Ceilings:
+        """Return the ceilings where two ways meet."""
+        if one is other:
+            return one
+        key = (one, other)
+        if key not in self.joined:
+            known = dict(other)
+            self.joined[key] = frozenset((name, max(most, known[name])) for name, most in one if name in known)
+        return self.joined[key]
+
+    def undecided(self, edges: Iterable[Edge], found: _Ceilings) -> tuple[Edge, ...]:
+        """Return the edges that may be taken, with what is left of their conditions."""
+        kept: list[Edge] = []
+        for edge in edges:
+            effect = self.effects[_key(edge)]
+            key = (found, effect)
+            if key not in self.written:
+                self.written[key] = _undecided(effect, dict(found))
+            when = self.written[key]
+            if when is not None:
+                kept.append(edge if when == edge.when else Edge(edge.to, when, edge.set))
+        return tuple(kept)
 
 
-def _after(before: _Ceilings, effect: _Effect) -> _Ceilings:
-    if not effect.limits and not effect.sets:
-        return before
-    limited = dict(before)
+def _after(known: dict[str, int], effect: _Effect) -> _Ceilings:
     for name, most in effect.limits:
-        limited[name] = min(most, limited.get(name, MASK))
-    after = dict(limited)
-    for name, tree in effect.sets:
-        most = _rounded(tree, limited)
-        if most < MASK:
-            after[name] = most
-        else:
-            after.pop(name, None)
-    return after
+        known[name] = min(most, known.get(name, MASK))
+    assigned = {name: _rounded(tree, known) for name, tree in effect.sets}
+    return frozenset((name, most) for name, most in {**known, **assigned}.items() if most < MASK)
 
 
-def _rounded(tree: Tree, known: _Ceilings) -> int:
+def _rounded(tree: Tree, known: Mapping[str, int]) -> int:
     """Return the ceiling of what is assigned: with all bits set if it is computed, so that loops come to an end."""
     most = ceiling(tree, known)
     match tree:
@@ -178,73 +211,13 @@ def _rounded(tree: Tree, known: _Ceilings) -> int:
     return (1 << most.bit_length()) - 1
 
 
-def _undecided(effect: _Effect, known: _Ceilings) -> str | None:
+def _undecided(effect: _Effect, known: Mapping[str, int]) -> str | None:
     """Return what is left of a condition; None if it never holds."""
+    decided = {each: truth(each, known) for each in effect.asked}
+    if effect.never or False in decided.values():
+        return None
     whole: Tree | None = None
     for each in effect.when:
-        holds = truth(each, known)
-        if holds is False:
-            return None
-        if holds is None:
+        if not decided.get(each):
             whole = each if whole is None else Binary("and", whole, each)
     return "" if whole is None else write(whole)
-
-
-def _plain(edge: Edge, when: str, written: dict[str, str]) -> Edge:
-    """Return the edge with another condition, and without remainders."""
-
-    def plain(text: str) -> str:
-        if text not in written:
-            written[text] = write(fold(_numbers(parse(text)))) if "%" in text else text
-        return written[text]
-
-    sets = {name: plain(text) for name, text in edge.set.items()}
-    return Edge(edge.to, plain(when), {name: text for name, text in sets.items() if text != name})
-
-
-def _numbers(tree: Tree) -> Tree:
-    match tree:
-        case Binary("%", left, Constant()):
-            return _numbers(left)
-        case Binary(name, left, right):
-            return Binary(name, _numbers(left), _numbers(right))
-        case Unary(name, operand):
-            return Unary(name, _numbers(operand))
-        case Member(operand, members):
-            return Member(_numbers(operand), members)
-    return tree
-
-
-def _without_unknown(nodes: Mapping[str, Node], edges: _Edges, tracked: Collection[str]) -> dict[str, tuple[Edge, ...]]:
-    """Drop what looks at locals of which nothing but a ceiling was known."""
-    informed = {*tracked, *(node.bind for node in nodes.values() if node.bind is not None)}
-    assignments = {(name, text) for own in edges.values() for edge in own for name, text in edge.set.items()}
-    readers: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for name, text in assignments:
-        for source in parse(text).names:
-            readers[source].add((name, text))
-    ahead = list(assignments)
-    while ahead:
-        name, text = ahead.pop()
-        if name not in informed and without(fold(parse(text)), informed) != ANY:
-            informed.add(name)
-            ahead.extend(readers[name])
-    written: dict[str, str] = {}
-
-    def known(text: str, nothing: str) -> str:
-        if text not in written and text:
-            tree = fold(without(parse(text), informed))
-            written[text] = nothing if tree == ANY else write(tree)
-        return written.get(text, "")
-
-    return {
-        name: tuple(
-            replace(
-                edge,
-                when=known(edge.when, ""),
-                set={each: known(text, "ANY") for each, text in edge.set.items() if each in informed},
-            )
-            for edge in own
-        )
-        for name, own in edges.items()
-    }

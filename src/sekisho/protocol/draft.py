@@ -6,6 +6,7 @@ anything known is ANY, and one that decides nothing is left out.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from sekisho.protocol.components import components
@@ -186,7 +187,7 @@ def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
                 yield name, min(number, (-number) & 0xFFFFFFFF)
 
 
-def without(tree: Tree, informed: set[str]) -> Tree:
+def without(tree: Tree, informed: AbstractSet[str]) -> Tree:
     """Return `tree` with the other variables taken as ANY."""
     if tree.names <= informed:
         return tree

@@ -9,7 +9,6 @@ from collections import defaultdict
 
 from msgspec.structs import replace
 
-from sekisho.protocol.ceilings import decide
 from sekisho.protocol.domains import Narrower, domains
 from sekisho.protocol.liveness import drop_dead
 from sekisho.protocol.model import END, LOADED, REGISTERED, Edge, Entry, Node, Protocol
@@ -32,7 +31,6 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
     initial |= {variable.name: variable.initial for variable in protocol.globals}
     answers = {node.bind for node in protocol.nodes if node.bind is not None}
     signals = [Edge(END, "", dict(signal.set)) for signal in protocol.signals]
-    edges = decide(nodes, edges, roots, tracked)
     while True:
         before = sum(map(len, edges.values()))
         narrower = Narrower(domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers))

@@ -145,21 +145,22 @@ class _Flow:
         ways = {name: [(edge.to, self.effects[_key(edge)]) for edge in own] for name, own in edges.items()}
         ahead = dict.fromkeys(found)
         while ahead:
-            name, _ = ahead.popitem()
-            here = found[name]
-            for to, effect in ways[name]:
-                after = self.after(here, effect)
-                if after is None or to not in binds:
-                    continue
-                bind = binds[to]
-                if bind is not None and after:
-                    after = frozenset((each, most) for each, most in after if each != bind)
-                before = found.get(to)
-                if before is not None:
-                    after = self.either(before, after)
-                if after != before:
-                    found[to] = after
-                    ahead[to] = None
+            now, ahead = ahead, {}
+            for name in now:
+                here = found[name]
+                for to, effect in ways[name]:
+                    after = self.after(here, effect)
+                    if after is None or to not in binds:
+                        continue
+                    bind = binds[to]
+                    if bind is not None and after:
+                        after = frozenset((each, most) for each, most in after if each != bind)
+                    before = found.get(to)
+                    if before is not None:
+                        after = self.either(before, after)
+                    if after != before:
+                        found[to] = after
+                        ahead[to] = None
         return found
 
     def after(self, before: _Ceilings, effect: _Effect) -> _Ceilings | None:

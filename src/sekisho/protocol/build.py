@@ -163,7 +163,10 @@ def _protocol(
         widened=(*widened, *cut, *notes, *lost),
         method=analysis.method,
     )
-    return minimise(drop_remainders(decide(protocol)), late_openings=bool(program.globals))
+    late = bool(program.globals)
+    small = minimise(drop_remainders(decide(protocol)), late_openings=late)
+    # Conditions that were composed may be decided where their parts were not.
+    return minimise(decide(small), late_openings=late)
 
 
 def _ending(residual: Residual, dead: Collection[int]) -> Residual:

@@ -11,46 +11,49 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from sekisho.protocol.draft import ANY, without
-from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, fold, parse, write
+from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, fold, has_remainder, parse, write
 from sekisho.protocol.model import Edge, Expression, Protocol, Value
 
 
 def drop_remainders(protocol: Protocol) -> Protocol:
     """Return the protocol without remainders, and without conditions on locals of which then nothing is known."""
-    informed = {each.name for each in protocol.globals} | {"value", "address"}
-    informed |= {node.bind for node in protocol.nodes if node.bind is not None}
     ways = [*(node.edges for node in protocol.nodes), *(entry.edges for entry in protocol.entries)]
-    assignments = {(name, text) for own in ways for edge in own for name, text in edge.set.items()}
-    _inform(informed, assignments)
-    texts = _Texts(informed)
+    texts = {(name, text) for own in ways for edge in own for name, text in edge.set.items()}
+    bound = {node.bind for node in protocol.nodes if node.bind is not None}
+    given = {each.name for each in protocol.globals} | bound | {"value", "address"}
+    trees = [(name, fold(parse(text))) for name, text in texts]
+    plain = [(name, fold(_numbers(tree))) for name, tree in trees]
+    rewriter = _Rewriter(frozenset(_informed(trees, given) - _informed(plain, given)))
     return replace(
         protocol,
         nodes=tuple(
-            replace(node, value=texts.value(node.value), edges=texts.edges(node.edges)) for node in protocol.nodes
+            replace(node, value=rewriter.value(node.value), edges=rewriter.edges(node.edges)) for node in protocol.nodes
         ),
-        entries=tuple(replace(entry, edges=texts.edges(entry.edges)) for entry in protocol.entries),
+        entries=tuple(replace(entry, edges=rewriter.edges(entry.edges)) for entry in protocol.entries),
     )
 
 
-def _inform(informed: set[str], assignments: Iterable[tuple[str, str]]) -> None:
-    """Add the locals that are assigned something that is not ANY."""
-    trees = [(name, fold(_numbers(parse(text)))) for name, text in assignments]
+def _informed(assignments: Iterable[tuple[str, Tree]], given: Set[str]) -> set[str]:
+    """Return the variables of which something is known: those that are `given`, or assigned something but ANY."""
+    informed = set(given)
+    ahead = list(assignments)
     readers: dict[str, list[tuple[str, Tree]]] = defaultdict(list)
-    for name, tree in trees:
+    for name, tree in ahead:
         for source in tree.names:
             readers[source].append((name, tree))
-    while trees:
-        name, tree = trees.pop()
+    while ahead:
+        name, tree = ahead.pop()
         if name not in informed and without(tree, informed) != ANY:
             informed.add(name)
-            trees += readers[name]
+            ahead += readers[name]
+    return informed
 
 
 @dataclass(slots=True)
-class _Texts:
-    """Rewrites expressions, each once."""
+class _Rewriter:
+    """Rewrites expressions, each once; `unknown` are the locals that become ANY."""
 
-    informed: Set[str]
+    unknown: Set[str]
     seen: dict[str, str] = field(default_factory=dict)
 
     def edges(self, edges: Iterable[Edge]) -> tuple[Edge, ...]:
@@ -58,7 +61,7 @@ class _Texts:
 
     def _edge(self, edge: Edge) -> Edge:
         when = self._text(edge.when) if edge.when else ""
-        sets = {name: self._text(text) for name, text in edge.set.items() if name in self.informed}
+        sets = {name: self._text(text) for name, text in edge.set.items() if name not in self.unknown}
         return Edge(edge.to, "" if when == "ANY" else when, {name: text for name, text in sets.items() if text != name})
 
     def value(self, value: Value | None) -> Value | None:
@@ -66,7 +69,9 @@ class _Texts:
 
     def _text(self, text: str) -> str:
         if text not in self.seen:
-            self.seen[text] = write(fold(without(_numbers(parse(text)), self.informed)))
+            tree = parse(text)
+            concerned = has_remainder(tree) or not tree.names.isdisjoint(self.unknown)
+            self.seen[text] = write(fold(without(_numbers(tree), tree.names - self.unknown))) if concerned else text
         return self.seen[text]
 
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from sekisho.protocol.draft import ANY, without
-from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, fold, has_remainder, parse, write
+from sekisho.protocol.expression import (
+    Binary,
+    Constant,
+    Member,
+    Tree,
+    Unary,
+    fold,
+    has_remainder,
+    parse,
+    possible,
+    write,
+)
 from sekisho.protocol.model import Edge, Expression, Protocol, Value
 
 
@@ -61,8 +72,11 @@ class _Rewriter:
 
     def _edge(self, edge: Edge) -> Edge:
         when = self._text(edge.when) if edge.when else ""
+        if when != edge.when:
+            tree = possible(parse(when))
+            when = "" if tree == Constant(1) else write(tree)
         sets = {name: self._text(text) for name, text in edge.set.items() if name not in self.unknown}
-        return Edge(edge.to, "" if when == "ANY" else when, {name: text for name, text in sets.items() if text != name})
+        return Edge(edge.to, when, {name: text for name, text in sets.items() if text != name})
 
     def value(self, value: Value | None) -> Value | None:
         return Expression(tuple(map(self._text, value.equals))) if isinstance(value, Expression) else value

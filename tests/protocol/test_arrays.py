@@ -11,21 +11,15 @@ from sekisho.protocol.facts import Observer
 from sekisho.values import full
 from tests.protocol.test_control import assemble
 
-WORD, BYTE = 0xFFFFFFFF, 0xFF
-
 FORMS = {
-    "a scaled index": ("incl words(,%rdi,4)", {"rdi": (WORD, 8)}),
-    "a field of an element": ("mov pairs+4(,%rdi,8),%eax", {"rdi": (WORD, 4)}),
-    "a signed number": ("movslq %edi,%rax; mov words(,%rax,4),%eax", {"rdi": (WORD, 8)}),
-    "an unsigned number": ("mov %edi,%eax; mov words(,%rax,4),%eax", {"rdi": (WORD, 8)}),
-    "a byte": ("movzbl %dil,%eax; mov words(,%rax,4),%eax", {"rdi": (BYTE, 8)}),
-    "a product": ("imul $8,%rdi,%rax; mov pairs(%rax),%eax", {"rdi": (WORD, 4)}),
-    "elements of one byte": ("mov words(%rdi),%al", {"rdi": (WORD, 32)}),
-    "the shorter of two arrays": ("mov words(,%rdi,4),%eax; mov pairs(,%rdi,8),%eax", {"rdi": (WORD, 4)}),
-    "all bits say more than a byte": (
-        "movzbl %dil,%eax; mov pairs(,%rax,8),%ecx; mov words(,%rdi,4),%eax",
-        {"rdi": (WORD, 8)},
-    ),
+    "a scaled index": ("incl words(,%rdi,4)", {"rdi": 8}),
+    "a field of an element": ("mov pairs+4(,%rdi,8),%eax", {"rdi": 4}),
+    "a signed number": ("movslq %edi,%rax; mov words(,%rax,4),%eax", {"rdi": 8}),
+    "an unsigned number": ("mov %edi,%eax; mov words(,%rax,4),%eax", {"rdi": 8}),
+    "only the lowest byte of a number": ("movzbl %dil,%eax; mov words(,%rax,4),%eax", {}),
+    "a product": ("imul $8,%rdi,%rax; mov pairs(%rax),%eax", {"rdi": 4}),
+    "elements of one byte": ("mov words(%rdi),%al", {"rdi": 32}),
+    "the shorter of two arrays": ("mov words(,%rdi,4),%eax; mov pairs(,%rdi,8),%eax", {"rdi": 4}),
     "one less than the index is in another array": ("mov pairs-8(,%rdi,8),%eax", {}),
     "an access across two elements": ("mov words+2(,%rdi,4),%eax", {}),
     "no whole number of elements": ("lea (%rdi,%rdi,2),%rax; mov words(,%rax,1),%eax", {}),
@@ -33,6 +27,10 @@ FORMS = {
     "a number that was changed": ("add %esi,%edi; movslq %edi,%rax; mov words(,%rax,4),%eax", {}),
     "an array of unknown place": ("mov (%rsi,%rdi,4),%eax", {}),
     "an address is no access": ("lea words(,%rdi,4),%rax", {}),
+    "an index that is counted up to the array's end": (
+        "mov $-8,%rdi; 1: incl words+32(,%rdi,4); inc %rdi; jne 1b",
+        {},
+    ),
     "elements backwards": ("neg %rdi; mov words(,%rdi,4),%eax", {}),
 }
 ARRAYS = "\n.bss; .balign 8; .type words,@object; .size words,32; words: .zero 32"
@@ -46,5 +44,9 @@ def test_an_index_is_below_the_length_of_its_array(form: str, tmp_path: Path) ->
     assert isinstance(observer, Observer)
     facts = observer.facts()
     (routine,) = facts.routines.values()
-    found = limits(routine.stretches[routine.function.address].segment.steps, facts.memory)
-    assert {facts.convention.name(symbol.name[1]): tuple(limit) for symbol, limit in found.items()} == expected
+    found = {
+        facts.convention.name(symbol.name[1]): limit
+        for stretch in routine.stretches.values()
+        for symbol, limit in limits(facts, stretch.segment).items()
+    }
+    assert found == expected

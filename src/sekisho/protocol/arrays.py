@@ -3,67 +3,62 @@
 An index is recognised by the form of an access: to a place in the first element of an object, and so many elements on.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Collection
 
-from sekisho.values.expression import Expression, Value, linear
+from sekisho.protocol.facts import Facts
+from sekisho.values.expression import Expression, linear
 from sekisho.values.memory import Memory
-from sekisho.values.segment import Step
-
-_WORD = 0xFFFFFFFF
+from sekisho.values.segment import Segment, Step
 
 
-class Limit(NamedTuple):
-    """What a symbol holds in these bits is below `number`."""
+def limits(facts: Facts, segment: Segment) -> dict[Expression, int]:
+    """Return the symbols that are indices of arrays in a segment, all of which is executed: each is below its number.
 
-    bits: int
-    number: int
-
-
-def limits(steps: Iterable[Step], memory: Memory) -> dict[Expression, Limit]:
-    """Return the symbols that are indices of arrays, where all `steps` are performed."""
-    found: dict[Expression, Limit] = {}
-    for step in steps:
+    Of a symbol of eight bytes it may be the lower four that are meant; the protocol has no others.
+    """
+    found: dict[Expression, int] = {}
+    for number, step in enumerate(segment.steps):
+        places = facts.accesses.get((segment.address, number))
         # A step that is only perhaps performed says nothing.
-        index = (
-            _index(step.operands[0], step.size, memory) if step.kind in ("load", "store") and not step.maybe else None
-        )
+        if step.kind not in ("load", "store") or step.maybe or not places:
+            continue
+        index = _index(step, places, facts.memory)
         if index is not None:
-            symbol, limit = index
-            before = found.get(symbol, limit)
-            # All 32 bits say more than a byte.
-            found[symbol] = min(before, limit, key=lambda each: (-each.bits, each.number))
+            symbol, length = index
+            found[symbol] = min(length, found.get(symbol, length))
     return found
 
 
-def _index(pointer: Value, size: int, memory: Memory) -> tuple[Expression, Limit] | None:
-    """Return the symbol that says which element of an array an access is to."""
-    terms, place = linear(pointer)
+def _index(step: Step, places: Collection[int], memory: Memory) -> tuple[Expression, int] | None:
+    """Return the symbol that says which element an access is to, and how many there are.
+
+    `places` are those that it can go to.
+    """
+    terms, place = linear(step.operands[0])
     if len(terms) != 1:
         return None
     (term, stride), *_ = terms.items()
     array = memory.region(place)
     if array is None or array.heap or stride <= 0:
         return None
+    # An index that is counted up to 0 has the end of its array as its place: there another object may begin.
+    if not all(array.start <= each < array.end for each in places):
+        return None
     # With an offset into the index (`array[number - 1]`) the place is in another object, or behind the first element.
     length, rest = divmod(array.end - array.start, stride)
     offset = place - array.start
-    if rest or length < 2 or offset + size > stride:
+    if rest or length < 2 or offset + step.size > stride:
         return None
-    held = _held(term)
-    return None if held is None else (held[0], Limit(held[1], length))
+    symbol = _symbol(term)
+    return None if symbol is None else (symbol, length)
 
 
-def _held(value: Expression) -> tuple[Expression, int] | None:
-    """Return the symbol whose number this is, and in which of its bits."""
-    bits = _WORD
+def _symbol(value: Expression) -> Expression | None:
+    """Return the symbol whose number this is."""
     while value.op != "symbol":
         inner = value.args[0] if value.args else 0
-        if isinstance(inner, int) or value.op not in ("sext", "zext", "subpiece"):
+        whole = value.op in ("sext", "zext") or (value.op == "subpiece" and value.args[1] == 0 and value.size >= 4)
+        if isinstance(inner, int) or not whole:
             return None
-        if value.op == "subpiece":
-            if value.args[1] != 0 or value.size not in (1, 4):
-                return None
-            bits &= (1 << 8 * value.size) - 1
         value = inner
-    return value, bits & ((1 << 8 * value.size) - 1)
+    return value

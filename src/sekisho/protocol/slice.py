@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sekisho.protocol.arrays import Limit, limits
+from sekisho.protocol.arrays import limits
 from sekisho.protocol.assumption import (
     INDICES_IN_ARRAYS,
     NO_SIGNALS,
@@ -36,7 +36,7 @@ from sekisho.values.operation import mask
 from sekisho.values.routine import Routine, Stretch, preserves
 from sekisho.values.segment import Step, input_symbol
 
-_BYTE, _WORD = 0xFF, 0xFFFFFFFF
+_BYTE = 0xFF
 _ELEMENTS = 16
 """An access that can go to more cells than this is not followed."""
 _UNKNOWN: Tree = ANY
@@ -160,7 +160,7 @@ class _Names(Named):
         self.routine = routine
         self.zeros: Mapping[int, int] = {}
         self.views: dict[Expression, View] = {}
-        self.limits: Mapping[Expression, Limit] = {}
+        self.limits: Mapping[Expression, int] = {}
 
     def tree(self, symbol: Expression, bits: int) -> Tree:
         """Return the tree of a symbol, in which `bits` agree."""
@@ -168,14 +168,10 @@ class _Names(Named):
         limit = self.limits.get(symbol)
         if limit is None or (isinstance(tree, Constant) and tree != ANY):
             return tree
-        if symbol.name[0] == "register":
-            held = _WORD if bits > _BYTE else _BYTE
-            # The lowest byte of a number that needs more can be any.
-            fits = held <= limit.bits and limit.number <= held + 1
-        else:
-            # Of a symbol that is no register the tree may be wrong in bits that are not wanted.
-            fits = bits == limit.bits == mask(min(symbol.size, 4))
-        return Binary("%", tree, Constant(limit.number)) if fits else tree
+        # The lowest byte of a number that needs more can be any. Other symbols' trees may be wrong in unwanted bits.
+        exact = symbol.name[0] == "register" or bits == mask(min(symbol.size, 4))
+        fits = exact and (bits > _BYTE or limit <= _BYTE + 1)
+        return Binary("%", tree, Constant(limit)) if fits else tree
 
     def _unlimited(self, symbol: Expression, bits: int) -> Tree:
         if symbol.name[0] == "register":
@@ -251,7 +247,7 @@ class _Stretch:
         self.names = _Names(self.facts, self.parent.name)
         self.names.zeros = self.facts.zeros.get(self.stretch.address, {})
         if INDICES_IN_ARRAYS.name not in self.parent.slicer.without:
-            self.names.limits = limits(self.stretch.segment.steps, self.facts.memory)
+            self.names.limits = limits(self.facts, self.stretch.segment)
 
     @property
     def facts(self) -> Facts:

@@ -39,6 +39,11 @@ CASES: dict[str, tuple[dict[str, list[Way]], dict[str, str], list[str | None]]] 
         {},
         [None, ""],
     ),
+    "a remainder of what is computed": (
+        {"a": [("b", "", {"x": "(g & 0xff) % 5"})], "b": [("t", "4 < x", {"x": "9"}), ("t", "not (4 < x)", {})]},
+        {},
+        [None, ""],
+    ),
     "where ways meet the larger counts": (
         {"a": [("t", "y", INDEX), ("t", "not y", {"x": "8"})]},
         {},

@@ -35,22 +35,24 @@ _Ceilings = frozenset[tuple[str, int]]
 _NOTHING: _Ceilings = frozenset()
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
-"""Condition and assignments of an edge. Calling contexts repeat the same ones: what follows is worked out once."""
+"""Condition and assignments of an edge."""
 
 
 def decide(protocol: Protocol) -> Protocol:
     """Return the protocol without what ceilings decide; nodes that no run reaches have no edges."""
-    edges = {node.id: node.edges for node in protocol.nodes}
     openings = {f"entry {entry.name}": entry.edges for entry in protocol.entries}
-    flow = _Flow(_effects([*edges.values(), *openings.values()], {each.name for each in protocol.globals}))
-    found = flow.ceilings({node.id: node.bind for node in protocol.nodes}, edges | openings, openings)
+    ways = _ways({node.id: node.edges for node in protocol.nodes} | openings, {each.name for each in protocol.globals})
+    flow = _Flow()
+    found = flow.ceilings({node.id: node.bind for node in protocol.nodes}, ways, openings)
     return replace(
         protocol,
         nodes=tuple(
-            replace(node, edges=flow.undecided(node.edges, found[node.id]) if node.id in found else ())
+            replace(node, edges=flow.undecided(ways[node.id], found[node.id]) if node.id in found else ())
             for node in protocol.nodes
         ),
-        entries=tuple(replace(entry, edges=flow.undecided(entry.edges, _NOTHING)) for entry in protocol.entries),
+        entries=tuple(
+            replace(entry, edges=flow.undecided(ways[f"entry {entry.name}"], _NOTHING)) for entry in protocol.entries
+        ),
     )
 
 
@@ -67,13 +69,20 @@ class _Effect:
     sets: tuple[tuple[str, Tree], ...]
 
 
-def _key(edge: Edge) -> _Key:
-    return edge.when, tuple(edge.set.items())
+_Ways = Mapping[str, list[tuple[Edge, _Effect]]]
 
 
-def _effects(edges: Iterable[tuple[Edge, ...]], tracked: set[str]) -> dict[_Key, _Effect]:
-    """Return what each edge does to the locals that a remainder can come to, and that a condition can come from."""
-    keys = {_key(edge) for own in edges for edge in own}
+def _ways(edges: Mapping[str, tuple[Edge, ...]], tracked: set[str]) -> _Ways:
+    """Return the edges of each node with what they do. Calling contexts repeat it: equal effects are one object."""
+    keys = {name: [(edge.when, tuple(edge.set.items())) for edge in own] for name, own in edges.items()}
+    effects = _effects({key for own in keys.values() for key in own}, tracked)
+    return {
+        name: [(edge, effects[key]) for edge, key in zip(own, keys[name], strict=True)] for name, own in edges.items()
+    }
+
+
+def _effects(keys: set[_Key], tracked: set[str]) -> dict[_Key, _Effect]:
+    """Return what edges do to the locals that a remainder can come to, and that a condition can come from."""
     conditions = {key: tuple(conjuncts(parse(key[0]))) if key[0] else () for key in keys}
     assignments = {(name, text) for _, sets in keys for name, text in sets}
     readers: dict[str, set[str]] = defaultdict(set)
@@ -132,24 +141,20 @@ def _limits(condition: Tree) -> list[tuple[str, int]]:
 class _Flow:
     """Carries ceilings along edges; each pair of ceilings and effect is worked out once."""
 
-    effects: Mapping[_Key, _Effect]
     passed: dict[tuple[_Ceilings, _Effect], _Ceilings | None] = field(default_factory=dict)
     joined: dict[tuple[_Ceilings, _Ceilings], _Ceilings] = field(default_factory=dict)
     written: dict[tuple[_Ceilings, _Effect], str | None] = field(default_factory=dict)
 
-    def ceilings(
-        self, binds: Mapping[str, str | None], edges: Mapping[str, tuple[Edge, ...]], roots: Iterable[str]
-    ) -> dict[str, _Ceilings]:
+    def ceilings(self, binds: Mapping[str, str | None], ways: _Ways, roots: Iterable[str]) -> dict[str, _Ceilings]:
         """Return for each node that is reached what locals can at most be when an edge from it is tried."""
         found = dict.fromkeys(roots, _NOTHING)
-        ways = {name: [(edge.to, self.effects[_key(edge)]) for edge in own] for name, own in edges.items()}
         ahead = dict.fromkeys(found)
         while ahead:
             now, ahead = ahead, {}
             for name in now:
                 here = found[name]
-                for to, effect in ways[name]:
-                    after = self.after(here, effect)
+                for edge, effect in ways[name]:
+                    to, after = edge.to, self.after(here, effect)
                     if after is None or to not in binds:
                         continue
                     bind = binds[to]
@@ -182,11 +187,10 @@ class _Flow:
             self.joined[key] = frozenset((name, max(most, known[name])) for name, most in one if name in known)
         return self.joined[key]
 
-    def undecided(self, edges: Iterable[Edge], found: _Ceilings) -> tuple[Edge, ...]:
+    def undecided(self, ways: Iterable[tuple[Edge, _Effect]], found: _Ceilings) -> tuple[Edge, ...]:
         """Return the edges that may be taken, with what is left of their conditions."""
         kept: list[Edge] = []
-        for edge in edges:
-            effect = self.effects[_key(edge)]
+        for edge, effect in ways:
             key = (found, effect)
             if key not in self.written:
                 self.written[key] = _undecided(effect, dict(found))
@@ -207,7 +211,9 @@ def _rounded(tree: Tree, known: Mapping[str, int]) -> int:
     """Return the ceiling of what is assigned: with all bits set if it is computed, so that loops come to an end."""
     most = ceiling(tree, known)
     match tree:
-        case Constant() | Name() | Binary("%", Constant() | Name(), Constant()):
+        case Constant() | Name():
+            return most
+        case Binary("%", _, Constant(int(number))) if most == number - 1:
             return most
     return (1 << most.bit_length()) - 1
 

@@ -51,6 +51,11 @@ second: xor %eax,%eax; xchg %al,flag(%rip); test %al,%al; je 1f; out %al,$2; 1: 
 .local flag; .comm flag,1,1
 """
 LOOP = "entry: xor %ebx,%ebx; 1: mov %ebx,%eax; out %al,$1; inc %ebx; cmp $3,%ebx; jne 1b; out %al,$2; ret"
+MARKED = """
+entry: xor %ebx,%ebx; 1: mov %ebx,%eax; out %al,$1; movl $1,marks(,%rbx,4)
+inc %ebx; cmp $3,%ebx; jne 1b; out %al,$2; ret
+.local marks; .comm marks,32,8
+"""
 
 TABLE = """
 entry: mov which(%rip),%rax; call *(%rax); ret
@@ -109,6 +114,7 @@ CASES = [
     (PATIENT, "in 1 0; in 1 0; in 1 0x80; out 2 0", "in 1 0x80; out 2 0"),
     (LOCKED, "out 1 0; out 2 1", "out 1 0; out 2 1; out 1 0; out 2 1"),
     (LOOP, "out 1 0; out 1 1; out 1 2; out 2 2", "out 1 0; out 1 1; out 1 2; out 2 2; out 1 0"),
+    (MARKED, "out 1 0; out 1 1; out 1 2; out 2 2", "out 1 0; out 1 1; out 1 2; out 2 2; out 1 0"),
     (TABLE, "out 1 0; out 1 0", "out 1 0; out 3 0; out 2 0; out 2 0"),
     (QUIET, "out 1 0; out 2 0; out 3 0", "out 4 0; out 3 0"),
     (PARTS, "out 1 3; out 2 0; out 3 0", "out 2 0; out 1 7; out 3 0"),
@@ -130,6 +136,8 @@ DENIED = [
     (POINTER, "out 2 0"),
     (LOOP, "out 1 0; out 1 2"),
     (LOOP, "out 1 0; out 1 1; out 2 1"),
+    (MARKED, "out 1 0; out 1 2"),
+    (MARKED, "out 1 0; out 1 1; out 2 1"),
     (TABLE, "out 2 0"),
     (PARTS, "out 3 0"),
     (PARTS, "out 1 3; out 3 0"),
@@ -189,7 +197,7 @@ def events(text: str) -> list[Event]:
     CASES,
     ids=[
         *("poll", "argument", "result", "flag", "pointer", "recursion", "cleared", "patient"),
-        *("locked", "loop", "table", "quiet", "parts", "outcome"),
+        *("locked", "loop", "marked", "table", "quiet", "parts", "outcome"),
     ],
 )
 def test_what_the_driver_does_is_allowed(code: str, first: str, second: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sekisho.protocol.bounds import ceiling, truth
 from sekisho.protocol.expression import (
     Binary,
     Constant,
@@ -12,15 +13,13 @@ from sekisho.protocol.expression import (
     Name,
     Tree,
     Unary,
-    ceiling,
     evaluate,
-    fold,
     names,
     parse,
     substitute,
-    truth,
     write,
 )
+from sekisho.protocol.folding import fold
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ past that differ in nothing else the engine keeps the one with the larger values
 
 from collections.abc import Iterable
 
-from sekisho.protocol.expression import Binary, Constant, Name, Tree, conjuncts, fold, names, parse
+from sekisho.protocol.expression import Binary, Constant, Name, Tree, names, parse
+from sekisho.protocol.folding import conjuncts, fold
 from sekisho.protocol.model import Edge, Expression, Protocol
 
 

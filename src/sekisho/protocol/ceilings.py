@@ -12,21 +12,9 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from sekisho.protocol.expression import (
-    MASK,
-    Binary,
-    Constant,
-    Member,
-    Name,
-    Tree,
-    Unary,
-    ceiling,
-    conjuncts,
-    has_remainder,
-    parse,
-    truth,
-    write,
-)
+from sekisho.protocol.bounds import ceiling, truth
+from sekisho.protocol.expression import MASK, Binary, Constant, Member, Name, Tree, Unary, parse, write
+from sekisho.protocol.folding import conjuncts, has_remainder
 from sekisho.protocol.model import Edge, Protocol
 
 _Ceilings = frozenset[tuple[str, int]]

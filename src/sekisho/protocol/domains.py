@@ -9,19 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from sekisho.protocol.expression import (
-    Binary,
-    Constant,
-    Member,
-    Name,
-    Tree,
-    conjuncts,
-    evaluate,
-    fold,
-    names,
-    parse,
-    write,
-)
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, evaluate, names, parse, write
+from sekisho.protocol.folding import conjuncts, fold
 from sekisho.protocol.model import Edge
 
 MOST = 16

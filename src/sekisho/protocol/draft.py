@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from sekisho.protocol.components import components
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, bounded, fold, names
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, names
+from sekisho.protocol.folding import bounded, fold
 from sekisho.protocol.model import Value
 
 FARTHEST = 64

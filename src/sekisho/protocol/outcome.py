@@ -6,7 +6,8 @@ call gets one way for each sign, if nothing but the sign of its result is ever l
 """
 
 from sekisho.protocol.draft import DraftPoint, DraftStep
-from sekisho.protocol.expression import Binary, Constant, Name, Tree, Unary, conjuncts, fold, names
+from sekisho.protocol.expression import Binary, Constant, Name, Tree, Unary, names
+from sekisho.protocol.folding import conjuncts, fold
 
 _WAYS = {"zero": 0, "positive": 1, "negative": 0xFFFFFFFF}
 _FARTHEST = 200

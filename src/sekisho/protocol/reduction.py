@@ -12,18 +12,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from sekisho.protocol.expression import (
-    Binary,
-    Constant,
-    Tree,
-    Unary,
-    conjuncts,
-    fold,
-    parse,
-    possible,
-    substitute,
-    write,
-)
+from sekisho.protocol.expression import Binary, Constant, Tree, Unary, parse, substitute, write
+from sekisho.protocol.folding import conjuncts, fold, possible
 from sekisho.protocol.model import END, HELD, Edge
 
 _EdgeKey = tuple[str, str, tuple[tuple[str, str], ...]]

@@ -11,18 +11,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from sekisho.protocol.draft import ANY, without
-from sekisho.protocol.expression import (
-    Binary,
-    Constant,
-    Member,
-    Tree,
-    Unary,
-    fold,
-    has_remainder,
-    parse,
-    possible,
-    write,
-)
+from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, parse, write
+from sekisho.protocol.folding import fold, has_remainder, possible
 from sekisho.protocol.model import Edge, Expression, Protocol, Value
 
 

@@ -21,9 +21,10 @@ from sekisho.protocol.assumption import (
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, fold, has_remainder
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
+from sekisho.protocol.folding import fold, has_remainder
 from sekisho.protocol.frame import Frame
 from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, PROMPT
 from sekisho.protocol.lower import Named, lower, sign_extended

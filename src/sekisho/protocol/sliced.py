@@ -15,8 +15,9 @@ from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import components
 from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
-from sekisho.protocol.expression import Constant, Tree, bounded, fold, names, write
+from sekisho.protocol.expression import Constant, Tree, names, write
 from sekisho.protocol.facts import Facts
+from sekisho.protocol.folding import bounded, fold
 from sekisho.protocol.kernel import PROMPT, REGISTERING
 from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Signal, Value
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify

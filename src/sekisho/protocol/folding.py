@@ -1,0 +1,154 @@
+"""Expressions with what is constant in them worked out, and with what can be decided of conditions decided."""
+
+from functools import lru_cache
+from typing import TypeGuard
+
+from sekisho.protocol.bounds import COMPARISONS, ceiling, truth, truth_valued, up_to
+from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, evaluate
+
+
+@lru_cache(maxsize=65536)
+def fold(tree: Tree) -> Tree:
+    """The expression with its constant parts worked out; equal for every value of its names."""
+    match tree:
+        case Unary(name, operand):
+            tree = Unary(name, _vague(fold(operand)))
+        case Member(operand, members):
+            if has_remainder(operand) and truth(tree) is False:
+                return Constant(0)
+            tree = Member(_vague(fold(operand)), members)
+        case Binary(name, left, right):
+            folded = Binary(name, fold(left), fold(right))
+            # The engine does not decide what it finds unknown: only bounds that were put there on purpose may.
+            if name in COMPARISONS and has_remainder(tree):
+                for each in (folded, tree):
+                    if (decided := truth(each)) is not None:
+                        return Constant(int(decided))
+            if name == "%" and (bounded(folded.left) or folded.left == Constant(None)):
+                return _bounded(folded)
+            if name == "&" and _covers(folded.right, folded.left):
+                return folded.left
+            tree = Binary(name, _vague(folded.left), _vague(folded.right))
+            if name in ("and", "or"):
+                for one, other in ((tree.left, tree.right), (tree.right, tree.left)):
+                    if isinstance(one, Constant) and one.value is not None:
+                        if bool(one.value) == (name == "or"):
+                            return Constant(int(name == "or"))
+                        if truth_valued(other):
+                            return other
+    if not tree.names and not isinstance(tree, Constant):
+        return Constant(evaluate(tree, {}))
+    match tree:
+        case Unary(_, Constant(None)) | Member(Constant(None), _):
+            return Constant(None)
+        case Binary():
+            return _identity(tree)
+    return tree
+
+
+@lru_cache(maxsize=65536)
+def possible(tree: Tree) -> Tree:
+    """A condition that may hold exactly when `tree` may: what is ANY goes both ways, so it may hold.
+
+    Conjunctions keep what can be decided of them, each conjunct once.
+    """
+    match tree:
+        case Constant(None):
+            return Constant(1)
+        case Unary("not", Binary("and", left, right)):
+            return possible(Binary("or", Unary("not", left), Unary("not", right)))
+        case Unary("not", Binary("or", left, right)):
+            return possible(Binary("and", Unary("not", left), Unary("not", right)))
+        case Unary("not", Unary("not", inner)):
+            return possible(Binary("!=", inner, Constant(0)))
+        case Binary("or", left, right):
+            return fold(Binary("or", possible(left), possible(right)))
+        case Binary("and", _, _):
+            kept: dict[Tree, None] = {}
+            for each in conjuncts(tree):
+                kept.update(dict.fromkeys(conjuncts(possible(each))))
+            found = [each for each in kept if not (isinstance(each, Constant) and each.value)]
+            if any(each == Constant(0) or Unary("not", each) in kept for each in found):
+                return Constant(0)
+            whole = found[0] if found else Constant(1)
+            for each in found[1:]:
+                whole = Binary("and", whole, each)
+            return whole
+    folded = _vague(fold(tree))
+    return Constant(1) if folded == Constant(None) else folded
+
+
+def conjuncts(tree: Tree) -> list[Tree]:
+    """The expressions that `and` joins."""
+    return [*conjuncts(tree.left), *conjuncts(tree.right)] if _is_and(tree) else [tree]
+
+
+def _is_and(tree: Tree) -> TypeGuard[Binary]:
+    return isinstance(tree, Binary) and tree.operator == "and"
+
+
+def _identity(tree: Binary) -> Tree:
+    """The expression without an operand that changes nothing, or decides all."""
+    left, right = tree.left, tree.right
+    for one, other in ((left, right), (right, left)):
+        match tree.operator, one:
+            case (("&" | "*"), Constant(0)):
+                return Constant(0)
+            case _, Constant(None) if tree.operator not in ("and", "or"):
+                return Constant(0) if other == Constant(0) and tree.operator in "&*" else Constant(None)
+            case (("|" | "+" | "^"), Constant(0)):
+                return other
+            case "&", _ if _covers(one, other):
+                return other
+            case "*", Constant(1):
+                return other
+    if tree.operator == "%" and isinstance(right, Constant) and ceiling(left) < (right.value or 0):
+        return left
+    if tree.operator in ("-", "<<", ">>") and right == Constant(0):
+        return left
+    if tree.operator == "&" and isinstance(left, Binary) and left.operator == "&":
+        match left.right, right:
+            case Constant(int(inner)), Constant(int(outer)):
+                return fold(Binary("&", left.left, Constant(inner & outer)))
+    if tree.operator == "&" and isinstance(left, Binary) and left.operator == "|":
+        match left.right, right:
+            case Constant(int(inner)), Constant(int(outer)) if inner & outer:
+                return fold(Binary("|", Binary("&", left.left, Constant(outer & ~inner)), Constant(inner & outer)))
+            case Constant(int()), Constant(int()):
+                return fold(Binary("&", left.left, right))
+    return tree
+
+
+def bounded(tree: Tree) -> bool:
+    """Whether the expression is an unknown number below a known one, as `fold` writes it."""
+    return isinstance(tree, Binary) and tree.operator == "%" and tree.left == Constant(None)
+
+
+def has_remainder(tree: Tree) -> bool:
+    """Whether there is a remainder in it."""
+    match tree:
+        case Binary(name, left, right):
+            return name == "%" or has_remainder(left) or has_remainder(right)
+        case Unary(_, operand) | Member(operand, _):
+            return has_remainder(operand)
+    return False
+
+
+def _vague(tree: Tree) -> Tree:
+    """ANY for what is unknown though bounded: operations do not keep the bound."""
+    return Constant(None) if bounded(tree) else tree
+
+
+def _bounded(tree: Binary) -> Tree:
+    """The remainder of an unknown number."""
+    match tree.right:
+        case Constant(int(number)):
+            if number < 2:
+                return Constant(0)
+            return tree.left if ceiling(tree.left) < number else Binary("%", Constant(None), tree.right)
+    return Constant(None)
+
+
+def _covers(mask: Tree, tree: Tree) -> bool:
+    """Whether `mask` is a number with all bits that `tree` can have."""
+    return isinstance(mask, Constant) and mask.value is not None and not up_to(ceiling(tree)) & ~mask.value

@@ -23,7 +23,7 @@ from sekisho.values.interpreter import Interpreter, Node
 from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Memory
 from sekisho.values.operation import mask
-from sekisho.values.routine import Routine
+from sekisho.values.routine import Routine, Stretch
 from sekisho.values.segment import Step
 from sekisho.values.state import State
 
@@ -117,6 +117,17 @@ class Facts:
         if address in self.bases:
             return constant(self.bases[address] & mask(size))
         return self.memory.load(address, size, None)
+
+    def kernel_callee(self, stretch: Stretch) -> str | None:
+        """Return the name of what a stretch calls outside the driver, also through a pointer that the kernel keeps."""
+        call, target = stretch.call, stretch.segment.target
+        if call is None or call.extern is not None or not isinstance(target, Expression):
+            return None if call is None else call.extern
+        for step in stretch.segment.steps:
+            if step.result is target and isinstance(step.operands[0], int):
+                found = self.module.image.extern_at(step.operands[0])
+                return None if found is None else found[0].name
+        return None
 
     def private(self, address: int, size: int) -> bool:
         """Whether only accesses of the driver's own code that are known change these bytes."""

@@ -686,7 +686,7 @@ class _Stretch:
         assert call is not None
         if call.target is not None and call.target in self.facts.routines:
             return call.target in self.parent.slicer.prompt
-        name = self._callee_name()
+        name = self.facts.kernel_callee(self.stretch)
         if name is None:
             return bool(callees) and callees <= self.parent.slicer.prompt
         return name in PROMPT or name.startswith("pv_ops")
@@ -703,21 +703,9 @@ class _Stretch:
             sets[REGISTERED] = Constant(1)
         return sets
 
-    def _callee_name(self) -> str | None:
-        """Return the name of what is called outside the driver, also through a pointer that the kernel keeps."""
-        call, target = self.stretch.call, self.stretch.segment.target
-        assert call is not None
-        if call.extern is not None or not isinstance(target, Expression):
-            return call.extern
-        for step in self.stretch.segment.steps:
-            if step.result is target and isinstance(step.operands[0], int):
-                found = self.facts.module.image.extern_at(step.operands[0])
-                return None if found is None else found[0].name
-        return None
-
     def _succeeds(self) -> bool:
         """Whether the call is assumed to return 0."""
-        name, without = self._callee_name(), self.parent.slicer.without
+        name, without = self.facts.kernel_callee(self.stretch), self.parent.slicer.without
         return (name in INTERRUPTIBLE and NO_SIGNALS.name not in without) or (
             name in GRANTING and RESOURCES_GRANTED.name not in without
         )
@@ -742,7 +730,8 @@ class _Stretch:
             return
         if not call.returns:
             return
-        changed = {convention.result} if not known and preserves(self._callee_name()) else set(convention.clobbered)
+        kept = not known and preserves(facts.kernel_callee(stretch))
+        changed = {convention.result} if kept else convention.clobbered
         sets: dict[str, Tree] = dict(also)
         registers = [register_name(facts, self.parent.name, place) for place in sorted(changed)]
         sets |= {name: ANY for register in registers for name in (register, low_byte(register))}

@@ -1,4 +1,4 @@
-"""A driver's own check of a number that has been an index of one of its arrays cannot fail (`indices-in-arrays`)."""
+"""A driver's own check of a number that has been, or will be, an index of its array cannot fail."""
 
 from pathlib import Path
 
@@ -51,6 +51,7 @@ CANNOT_FAIL = {
     "an index that is kept while the kernel is called": "drives[drive].count++; known(disk); select(drive);",
     "an index that is kept while a request is made": "drives[drive].count++; request(4); select(drive);",
     "a number that is looked up": "drive = drives[drive].wanted; drives[drive].flags = 1; select(drive);",
+    "an index later": "select(drive); drives[drive].count++;",
 }
 CAN_FAIL = {
     "a number that is no index": "select(drive);",
@@ -59,6 +60,9 @@ CAN_FAIL = {
     "an index only sometimes": "if (known(disk)) drives[drive].count++; select(drive);",
     "another number than the index": "drives[drive].count++; select(drive + 1);",
     "a number that has changed since": "drives[drive].count++; drive = number(disk); select(drive);",
+    "an index later only sometimes": "select(drive); if (known(disk)) drives[drive].count++;",
+    "an index of a longer array later": "select(drive); more[drive].count++;",
+    "a number that has changed when it is an index": "select(drive); drive = number(disk); drives[drive].count++;",
 }
 
 
@@ -103,7 +107,8 @@ def test_a_check_may_fail_for(use: str, tmp_path: Path) -> None:
         assert all(verdicts(judge, use, "2"))
 
 
-def test_without_the_assumption_it_may_fail_too(tmp_path: Path) -> None:
-    use = CANNOT_FAIL["an index"]
+@pytest.mark.parametrize("use", ["an index", "an index later"])
+def test_without_the_assumption_it_may_fail_too(use: str, tmp_path: Path) -> None:
+    use = CANNOT_FAIL[use]
     with engine(tmp_path, use, "indices-in-arrays") as judge:
         assert all(verdicts(judge, use, "2"))

@@ -49,11 +49,11 @@ def _index(step: Step, places: Collection[int], memory: Memory) -> tuple[Express
     offset = place - array.start
     if rest or length < 2 or offset + step.size > stride:
         return None
-    symbol = _symbol(term)
+    symbol = whole_symbol(term)
     return None if symbol is None else (symbol, length)
 
 
-def _symbol(value: Expression) -> Expression | None:
+def whole_symbol(value: Expression) -> Expression | None:
     """Return the symbol whose number this is."""
     while value.op != "symbol":
         inner = value.args[0] if value.args else 0

@@ -5,7 +5,8 @@ from sekisho.protocol.model import Note
 
 BASE_AT_RANGE = Note("base-at-range", "a base of ports that is not known is where one of the device's ranges begins")
 INDICES_IN_ARRAYS = Note(
-    "indices-in-arrays", "a number that the driver has used as an index of one of its arrays is below its length"
+    "indices-in-arrays",
+    "a number that the driver has used as an index of one of its arrays, or will in any case, is below its length",
 )
 INTERRUPT_LINE = Note("interrupt-line", "all edges of the device's line are seen, and a handler runs after one of them")
 NO_SIGNALS = Note("no-signals", "no signal breaks off a program's waiting in the driver")

@@ -9,9 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sekisho.protocol.arrays import limits
 from sekisho.protocol.assumption import (
-    INDICES_IN_ARRAYS,
     NO_SIGNALS,
     RESOURCES_GRANTED,
     SMALL_RESULTS,
@@ -27,6 +25,7 @@ from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import fold, has_remainder
 from sekisho.protocol.frame import Frame
 from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, PROMPT
+from sekisho.protocol.later import Limits
 from sekisho.protocol.lower import Named, lower, sign_extended
 from sekisho.protocol.model import REGISTERED
 from sekisho.protocol.outcome import split_outcomes
@@ -76,6 +75,8 @@ class Slicer:
     """Assumptions that are not made."""
     prompt: frozenset[int] = frozenset()
     """Functions that wait for nothing."""
+    indices: Mapping[Stretch, Limits] = field(default_factory=dict)
+    """Indices of the driver's arrays."""
     demands: dict[str, set[int]] = field(default_factory=dict)
     """Which bits of each cell were asked for at once."""
 
@@ -161,7 +162,7 @@ class _Names(Named):
         self.routine = routine
         self.zeros: Mapping[int, int] = {}
         self.views: dict[Expression, View] = {}
-        self.limits: Mapping[Expression, int] = {}
+        self.limits: Limits = {}
 
     def tree(self, symbol: Expression, bits: int) -> Tree:
         """Return the tree of a symbol, in which `bits` agree."""
@@ -247,8 +248,7 @@ class _Stretch:
     def __post_init__(self) -> None:
         self.names = _Names(self.facts, self.parent.name)
         self.names.zeros = self.facts.zeros.get(self.stretch.address, {})
-        if INDICES_IN_ARRAYS.name not in self.parent.slicer.without:
-            self.names.limits = limits(self.facts, self.stretch.segment)
+        self.names.limits = self.parent.slicer.indices.get(self.stretch, {})
 
     @property
     def facts(self) -> Facts:

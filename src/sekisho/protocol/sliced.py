@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from sekisho.protocol.assumption import READY_IN_TIME, TASKS_REGISTERED
+from sekisho.protocol.assumption import INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_REGISTERED
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import components
 from sekisho.protocol.deferred import Deferred, deferred
@@ -19,10 +19,12 @@ from sekisho.protocol.expression import Constant, Tree, names, write
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import bounded, fold
 from sekisho.protocol.kernel import PROMPT, REGISTERING
+from sekisho.protocol.later import Limits, index_limits
 from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Signal, Value
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
 from sekisho.protocol.rules import Rule
 from sekisho.protocol.slice import RESULT, Fields, Slicer, names_of_register
+from sekisho.values.routine import Stretch
 
 MOST_GLOBALS = 46
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
@@ -82,8 +84,9 @@ def sliced(
     # So do those that arm and disarm what the kernel calls the driver for, and take locks.
     wanted |= _deferring(facts, bound)
     prompt = _prompt(facts, calls)
+    indices = {} if INDICES_IN_ARRAYS.name in without else index_limits(facts)
     followed: frozenset[str] | None = None
-    fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without)
+    fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without, indices)
     parts = {
         name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
     }
@@ -102,6 +105,7 @@ def sliced(
             fields=fields,
             without=without,
             prompt=prompt,
+            indices=indices,
         )
         draft = slicer.draft()
         settle(draft, known, {*bound.globals(), RESULT}, patient=READY_IN_TIME.name not in without)
@@ -130,10 +134,13 @@ def _fields(
     circles: Mapping[int, int],
     bound: Deferred,
     without: frozenset[str],
+    indices: Mapping[Stretch, Limits],
 ) -> dict[str, Fields]:
     """Return the parts of each cell that the driver looks at or changes apart from the rest."""
     functions = {address: names_of[address] for address in facts.routines}
-    slicer = Slicer(facts, cells, functions, numbers, rules, None, circles, deferred=bound, without=without)
+    slicer = Slicer(
+        facts, cells, functions, numbers, rules, None, circles, deferred=bound, without=without, indices=indices
+    )
     slicer.draft()
     found: dict[str, Fields] = {}
     for cell in cells.all():

@@ -23,6 +23,10 @@ SMALL_RESULTS = Note(
 TASKS_REGISTERED = Note(
     "tasks-registered", "the driver's operations are called only after init has registered a device or the driver"
 )
+WHOLE_LISTS = Note(
+    "whole-lists",
+    "only the driver's own code puts elements into its lists and takes them out, and the kernel's checks of them pass",
+)
 WHOLE_SEGMENTS = Note(
     "whole-segments", "what a run does to variables between two requests, or places where it may wait, it does at once"
 )
@@ -43,6 +47,7 @@ ASSUMPTIONS = {
         RESOURCES_GRANTED,
         SMALL_RESULTS,
         TASKS_REGISTERED,
+        WHOLE_LISTS,
         WHOLE_SEGMENTS,
         WHOLE_UPDATES,
     )

@@ -17,6 +17,7 @@ from sekisho.protocol.assumption import (
     RESOURCES_GRANTED,
     SMALL_RESULTS,
     TASKS_REGISTERED,
+    WHOLE_LISTS,
     WHOLE_SEGMENTS,
     WHOLE_UPDATES,
 )
@@ -98,6 +99,7 @@ def build_guarded(
     names = {address: function.name for address, function in module.functions.items()}
     program = sliced(facts, _numbers(addresses), found, names, lines, left)
     assumed += (TASKS_REGISTERED,) if program.registered else ()
+    assumed += (WHOLE_LISTS,) if program.listed else ()
     assumed += unused_note
     return _protocol(module, analysis, name, found, program, (), assumed)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sekisho.protocol.expression import RESERVED
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.model import ARMED, HELD, LINE, LOADED, RAISED
+from sekisho.protocol.model import ARMED, FILLED, HELD, LINE, LOADED, RAISED
 from sekisho.values.abstract import Abstract
 
 _LARGEST = 8
@@ -110,7 +110,7 @@ def _name(facts: Facts, address: int, size: int, taken: Mapping[str, object] | s
         plain = f"cell_{plain}"
     name, number = plain, 1
     # What these names mean is the protocol's own: a variable of the driver may not pass for one.
-    while name in taken or name.endswith((ARMED, HELD)):
+    while name in taken or name.endswith((ARMED, HELD, FILLED)):
         number += 1
         name = f"{plain}_{number}"
     return name

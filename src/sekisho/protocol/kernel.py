@@ -81,8 +81,18 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-PROMPT = frozenset(ARMING) | _words(
+LIST_CHECKS = _words(
     """
+    __list_add_valid __list_del_entry_valid __list_add_valid_or_report __list_del_entry_valid_or_report
+    """
+)
+"""Functions that look at the links of a list before they are changed, and return whether they are as they should be
+(lib/list_debug.c)."""
+
+PROMPT = (
+    frozenset(ARMING)
+    | _words(
+        """
     cancel_work cancel_delayed_work del_timer timer_delete try_to_del_timer_sync
     _printk printk __warn_printk _dev_err _dev_warn _dev_info
     __wake_up wake_up_process complete complete_all up kill_fasync mutex_unlock
@@ -93,6 +103,8 @@ PROMPT = frozenset(ARMING) | _words(
     capable __fentry__ __stack_chk_fail enable_irq disable_irq_nosync request_dma free_dma __release_region
     _find_first_bit _find_next_bit find_first_bit find_next_bit
     """
+    )
+    | LIST_CHECKS
 )
 """Functions that return without having waited for anything that another run of the driver does; before any other one
 returns, the others may have moved."""

@@ -20,10 +20,10 @@ _COMPARISONS = {"eq": "==", "ne": "!=", "ult": "<", "ule": "<=", "slt": "<", "sl
 
 
 def sign_extended(value: Value, extended: Collection[Expression]) -> bool:
-    """Whether an eight-byte value is the sign extension of its lower half; `extended` are the symbols that are."""
+    """Whether an eight-byte value is the sign extension of its lower half; `extended` are symbols and sums that are."""
     if isinstance(value, int):
         return value <= 0x7FFFFFFF or value >= 0xFFFFFFFF80000000
-    if value.op == "symbol":
+    if value in extended or value.op == "symbol":
         return value in extended
     if value.op == "sext":
         return value.width <= 4

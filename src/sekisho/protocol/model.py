@@ -49,6 +49,9 @@ HELD = "_held"
 ARMED = "_armed"
 """The end of the names of globals that say whether a work item or a timer is armed."""
 
+FILLED = "_filled"
+"""The end of the names of globals that say whether a list has an element."""
+
 RAISED, LINE = "irq_raised", "irq_line"
 """Edges of the interrupt line that were not served yet (a second can be on its way while the first is being delivered);
 the line's level."""

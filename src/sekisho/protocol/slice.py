@@ -19,13 +19,15 @@ from sekisho.protocol.assumption import (
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
+from sekisho.protocol.elements import Elements, blunt, compared, in_head, is_near, symbols
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import fold, has_remainder
 from sekisho.protocol.frame import Frame
-from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, PROMPT
+from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT
 from sekisho.protocol.later import Limits
+from sekisho.protocol.lists import Change, Lists
 from sekisho.protocol.lower import Named, lower, sign_extended
 from sekisho.protocol.model import REGISTERED
 from sekisho.protocol.outcome import split_outcomes
@@ -77,6 +79,8 @@ class Slicer:
     """Functions that wait for nothing."""
     indices: Mapping[Stretch, Limits] = field(default_factory=dict)
     """Indices of the driver's arrays."""
+    lists: Lists = field(default_factory=Lists)
+    elements: Elements = field(default_factory=Elements)
     demands: dict[str, set[int]] = field(default_factory=dict)
     """Which bits of each cell were asked for at once."""
 
@@ -106,7 +110,7 @@ class Slicer:
         return self.followed is None or name in self.followed
 
     def _follows(self, cell: Cell) -> bool:
-        return any(self.follows(name) for _, name in self.parts(cell))
+        return self.lists.head(cell.address) is None and any(self.follows(name) for _, name in self.parts(cell))
 
 
 def names_of_register(facts: Facts, routine: str, place: Place) -> tuple[str, str]:
@@ -150,6 +154,19 @@ class _Pure:
     view: View
 
 
+@dataclass(slots=True)
+class _Look:
+    """The pointer in the head of a list is read."""
+
+    at: int
+    result: Expression
+    tree: Tree
+
+
+_Done = _Access | _Pure | _Look | Change
+"""What a stretch does that concerns tracked globals."""
+
+
 class _Names(Named):
     """What symbols are called; registers get their names when they are asked for.
 
@@ -163,6 +180,7 @@ class _Names(Named):
         self.zeros: Mapping[int, int] = {}
         self.views: dict[Expression, View] = {}
         self.limits: Limits = {}
+        self.vague: frozenset[Place] = frozenset()
 
     def tree(self, symbol: Expression, bits: int) -> Tree:
         """Return the tree of a symbol, in which `bits` agree."""
@@ -181,6 +199,8 @@ class _Names(Named):
             assert isinstance(place, int)
             if not bits & ~self.zeros.get(place, 0):
                 return Constant(0)
+            if place in self.vague:
+                return ANY
             name = register_name(self.facts, self.routine, place)
             return Name(name if bits > _BYTE else low_byte(name))
         if symbol in self.views:
@@ -244,11 +264,16 @@ class _Stretch:
     """Stack slots that were written here, by their local."""
     copies: dict[str, str] = field(default_factory=dict)
     """Locals that hold what was read from a part of a cell, with its name."""
+    elements: set[Expression] = field(default_factory=set)
+    """Pointers to elements of lists."""
 
     def __post_init__(self) -> None:
         self.names = _Names(self.facts, self.parent.name)
         self.names.zeros = self.facts.zeros.get(self.stretch.address, {})
         self.names.limits = self.parent.slicer.indices.get(self.stretch, {})
+        slicer = self.parent.slicer
+        self.elements = symbols(self.facts, slicer.cells, slicer.lists, slicer.elements, self.stretch)
+        self.names.vague = slicer.elements.vague(self.stretch)
 
     @property
     def facts(self) -> Facts:
@@ -262,7 +287,8 @@ class _Stretch:
         groups = self._atomic(self._accesses())
         for number, group in enumerate(groups[:-1]):
             after = parent.add(DraftPoint(segment.address))
-            parent.points[current].steps.append(DraftStep(after, TRUE, self._perform(group, f"_{number}")))
+            sets = self._perform(group, f"_{number}")
+            parent.points[current].steps += [DraftStep(after, TRUE, sets | changed) for changed in _changed(group[0])]
             current = after
         self._leave(current, self._perform(groups[-1], "") if groups else {})
 
@@ -301,9 +327,9 @@ class _Stretch:
 
     # Accesses to memory
 
-    def _accesses(self) -> list[_Access | _Pure]:
+    def _accesses(self) -> list[_Done]:
         """Go through the steps in order: name what they give, and list those that concern tracked globals."""
-        found: list[_Access | _Pure] = []
+        found: list[_Done] = []
         for number, step in enumerate(self.stretch.segment.steps):
             match step.kind:
                 case "load":
@@ -314,6 +340,7 @@ class _Stretch:
                     found.append(_Pure(step.result, self._selected(*step.operands)))
                 case "fill":
                     found += self._filled(step.address)
+            found += self.parent.slicer.lists.changes.get((self.stretch.segment.address, number), ())
         if self.stretch.call is not None:
             found += self._filled(self.stretch.call.address)
         for address, size in sorted(self.facts.bulk.get(self.stretch.address, ())):
@@ -330,7 +357,7 @@ class _Stretch:
 
         return view
 
-    def _load(self, number: int, step: Step, found: list[_Access | _Pure]) -> None:
+    def _load(self, number: int, step: Step, found: list[_Done]) -> None:
         assert step.result is not None
         slot = self.frame.slot(self.stretch, step)
         if slot is not None:
@@ -338,6 +365,15 @@ class _Stretch:
             return
         places = self.facts.accesses.get((self.stretch.segment.address, number))
         if not places:
+            return
+        heads = {self.parent.slicer.lists.head(place) for place in places}
+        if heads != {None}:
+            head = heads.pop()
+            if len(places) == 1 and head is not None:
+                found.append(_Look(step.address, step.result, in_head(head, self.parent.slicer.lists.flags[head])))
+            return
+        touched = {self.parent.slicer.cells.touching(place, step.size) for place in places}
+        if any(map(self.parent.slicer.elements.holds, touched)) and step.result not in self.elements:
             return
         everywhere = self.facts.narrowed.get((self.stretch.segment.address, number), frozenset())
         if everywhere and not self.facts.bases.keys().isdisjoint(places):
@@ -371,7 +407,7 @@ class _Stretch:
         values = set(self.facts.contents(place, size).members(8) or ()) - {0}
         return values.pop() if len(values) == 1 else None
 
-    def _store(self, number: int, step: Step, found: list[_Access | _Pure]) -> None:
+    def _store(self, number: int, step: Step, found: list[_Done]) -> None:
         slot = self.frame.slot(self.stretch, step)
         if slot is not None:
             self.slots |= dict.fromkeys(self.frame.overlapping(slot), ANY)
@@ -403,21 +439,23 @@ class _Stretch:
         cells = {self.parent.slicer.touched(address + offset, 1) for offset in range(min(size, 4096))}
         return [_Access(0, {cell.address: cell}, cell.size, 0) for cell in sorted(filter(None, cells))]
 
-    def _atomic(self, accesses: list[_Access | _Pure]) -> list[list[_Access | _Pure]]:
+    def _atomic(self, accesses: list[_Done]) -> list[list[_Done]]:
         """Group what happens at once: the accesses of one instruction. Between others, other runs may move.
 
         Only a locked instruction is indivisible for other processors; of the others that is assumed (`whole-updates`).
         """
-        groups: list[list[_Access | _Pure]] = []
+        groups: list[list[_Done]] = []
         at = 0
         for access in accesses:
-            if groups and (isinstance(access, _Pure) or (access.at == at and at and self._whole(at))):
+            again = isinstance(access, _Access) and access.at == at and at and self._whole(at)
+            if groups and (isinstance(access, _Pure) or again):
                 groups[-1].append(access)
             else:
                 groups.append([access])
-            if isinstance(access, _Access):
-                at = access.at
-        return groups
+            if not isinstance(access, _Pure):
+                at = access.at if isinstance(access, _Access) else 0
+        # What was read there is kept, and there may be several ways on.
+        return [*groups, []] if groups and isinstance(groups[-1][0], _Look | Change) else groups
 
     def _whole(self, address: int) -> bool:
         return WHOLE_UPDATES.name not in self.parent.slicer.without or self._locked(address)
@@ -432,7 +470,7 @@ class _Stretch:
             plain_code = plain_code[1:]
         return plain_code[:1] in (b"\x86", b"\x87")
 
-    def _perform(self, group: list[_Access | _Pure], suffix: str) -> dict[str, Tree]:
+    def _perform(self, group: list[_Done], suffix: str) -> dict[str, Tree]:
         """Return the assignments of accesses that happen at once.
 
         With a `suffix` others follow: what is read is then kept in locals with that name's end, since the globals
@@ -443,6 +481,12 @@ class _Stretch:
         for access in group:
             if isinstance(access, _Pure):
                 self.names.views[access.result] = access.view
+            elif isinstance(access, _Look):
+                local = f"{plain(self.parent.name)}_at_{self.stretch.address & 0xFFFFFF:x}{suffix}"
+                sets[local] = access.tree
+                self.names[access.result] = Name(local)
+            elif isinstance(access, Change):
+                continue
             elif access.result is None:
                 sets |= self._written(access, sets)
             else:
@@ -523,7 +567,8 @@ class _Stretch:
             for each, name in slicer.parts(cell):
                 if not each & written or not slicer.follows(name):
                     continue
-                new = ANY if access.value is None else self._tree(access.value, (each & written) >> shift)
+                wanted, held = (each & written) >> shift, slicer.elements.holds(cell)
+                new = ANY if access.value is None else self._tree(access.value, wanted, element=held)
                 if new != ANY:
                     new = Binary("&", Binary("<<", new, Constant(shift)) if shift else new, Constant(each & written))
                     if each & ~written:
@@ -549,7 +594,12 @@ class _Stretch:
             return self._unchanged(name, tree.left)
         return isinstance(tree, Name) and name in (tree.name, self.copies.get(tree.name))
 
-    def _tree(self, value: Value, bits: int = 0xFFFFFFFF) -> Tree:
+    def _tree(self, value: Value, bits: int = 0xFFFFFFFF, *, element: bool = False) -> Tree:
+        """Return a value as a tree; `element`: it may be a pointer to an element of a list."""
+        if self.elements:
+            self.extended |= set(compared(value, self.elements))
+            if not (element and is_near(value, self.elements)):
+                value = blunt(value, self.elements, self.parent.slicer.lists)
         tree = lower(value, self.names, self.extended, bits)
         if has_remainder(tree):
             tree = fold(tree)
@@ -562,7 +612,7 @@ class _Stretch:
         sets = dict(self.slots)
         for place, value in sorted(self.stretch.segment.registers.items()):
             if place in self.stretch.live_out and place != self.facts.convention.stack:
-                sets |= self._both(register_name(self.facts, self.parent.name, place), value)
+                sets |= self._both(register_name(self.facts, self.parent.name, place), value, element=True)
         return sets | self._limited()
 
     def _limited(self) -> dict[str, Tree]:
@@ -578,9 +628,9 @@ class _Stretch:
                 sets |= {name: tree for name, tree in kept.items() if has_remainder(tree)}
         return sets
 
-    def _both(self, name: str, value: Value) -> dict[str, Tree]:
+    def _both(self, name: str, value: Value, *, element: bool = False) -> dict[str, Tree]:
         """Return the assignments of a value to `name` and to its low byte."""
-        whole = self._tree(value)
+        whole = self._tree(value, element=element)
         asked = self.parent.slicer.demands
         # That there is a local for the low byte does not mean that somebody looks at it.
         self.parent.slicer.demands = {}
@@ -703,12 +753,14 @@ class _Stretch:
             sets[REGISTERED] = Constant(1)
         return sets
 
-    def _succeeds(self) -> bool:
-        """Whether the call is assumed to return 0."""
-        name, without = self.facts.kernel_callee(self.stretch), self.parent.slicer.without
-        return (name in INTERRUPTIBLE and NO_SIGNALS.name not in without) or (
-            name in GRANTING and RESOURCES_GRANTED.name not in without
-        )
+    def _assumed(self) -> int | None:
+        """Return what the call is assumed to return."""
+        name, slicer = self.facts.kernel_callee(self.stretch), self.parent.slicer
+        if name in INTERRUPTIBLE and NO_SIGNALS.name not in slicer.without:
+            return 0
+        if name in GRANTING and RESOURCES_GRANTED.name not in slicer.without:
+            return 0
+        return 1 if name in LIST_CHECKS and slicer.lists.flags else None
 
     def _arguments(self, name: str, callee: int) -> dict[str, Tree]:
         sets: dict[str, Tree] = {}
@@ -741,13 +793,20 @@ class _Stretch:
         result = register_name(facts, self.parent.name, convention.result)
         if known:
             sets |= {result: Name(RESULT), low_byte(result): Name(low_byte(RESULT))}
-        elif self._succeeds():
-            sets |= {result: Constant(0), low_byte(result): Constant(0)}
+        elif (number := self._assumed()) is not None:
+            sets |= {result: Constant(number), low_byte(result): Constant(number)}
             known = True
         returned = None if known else result
         for edge in stretch.edges:
             if edge.kind == "fall" and edge.target in facts.reached:
                 self._go(point, edge.target, TRUE, sets, returned)
+
+
+def _changed(what: _Done) -> list[dict[str, Tree]]:
+    """Return what becomes of the flags of lists, way by way."""
+    if not isinstance(what, Change):
+        return [{}]
+    return [{} if value is None else {what.flag: Constant(value)} for value in what.values]
 
 
 def _one_of(target: Tree, callees: Sequence[int]) -> Tree:

@@ -6,20 +6,23 @@ functions that change those, and so on until nothing new comes up.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from sekisho.protocol.assumption import INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_REGISTERED
+from sekisho.protocol.assumption import INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_REGISTERED, WHOLE_LISTS
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import components
 from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
+from sekisho.protocol.elements import Elements, elements, told_apart
 from sekisho.protocol.expression import Constant, Tree, names, write
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import bounded, fold
 from sekisho.protocol.kernel import PROMPT, REGISTERING
 from sekisho.protocol.later import Limits, index_limits
+from sekisho.protocol.lists import Lists, lists
 from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Signal, Value
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
 from sekisho.protocol.rules import Rule
@@ -59,6 +62,8 @@ class Sliced:
     ordered: bool = False
     registered: bool = False
     """Whether it is assumed that the driver's operations wait for init to register it."""
+    listed: bool = False
+    """Whether lists are followed."""
 
 
 def sliced(
@@ -78,19 +83,22 @@ def sliced(
     calls = _calls(facts)
     bound = deferred(facts, names_of, frozenset() if TASKS_REGISTERED.name in without else _registering(facts, calls))
     circles = _circles(calls)
+    heads = Lists() if WHOLE_LISTS.name in without else lists(facts)
+    places = elements(facts, cells, heads)
     wanted = {function.address for function in facts.module.functions.values() if function.sites}
     # They say when the driver is loaded.
     wanted |= {address for address, kind in facts.entries if kind in ("init", "exit")}
-    # So do those that arm and disarm what the kernel calls the driver for, and take locks.
-    wanted |= _deferring(facts, bound)
+    # So do those that arm and disarm what the kernel calls the driver for, and take locks, and change lists.
+    wanted |= _deferring(facts, bound) | _doing(facts, heads.changing())
     prompt = _prompt(facts, calls)
     indices = {} if INDICES_IN_ARRAYS.name in without else index_limits(facts)
     followed: frozenset[str] | None = None
-    fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without, indices)
+    fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without, indices, heads, places)
     parts = {
         name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
     }
     known = {name for name, (cell, _) in parts.items() if cells.initial(cell) is not None} | bound.globals()
+    known |= set(heads.flags.values())
     while True:
         functions = _callers(calls, wanted) & facts.routines.keys()
         slicer = Slicer(
@@ -106,11 +114,15 @@ def sliced(
             without=without,
             prompt=prompt,
             indices=indices,
+            lists=heads,
+            elements=places,
         )
         draft = slicer.draft()
         settle(draft, known, {*bound.globals(), RESULT}, patient=READY_IN_TIME.name not in without)
         worth = rank(cells, parts, draft)
-        used = frozenset(worth[:MOST_GLOBALS])
+        # A pointer to an element is as good as the flag of the list.
+        taken = [name for name in worth if places.holds(parts[name][0])]
+        used = frozenset([*taken, *[name for name in worth if name not in taken][:MOST_GLOBALS]])
         writers = {
             address
             for address in facts.routines
@@ -120,6 +132,7 @@ def sliced(
             break
         followed = used if followed is None or not writers <= functions else used & followed
         wanted |= writers
+    told_apart(draft, heads)
     result = _write(facts, cells, parts, slicer, draft, followed, tuple(lines))
     tracked = [each.name for each in result.globals]
     return replace(result, residual=simplify(result.residual, tracked))
@@ -135,11 +148,18 @@ def _fields(
     bound: Deferred,
     without: frozenset[str],
     indices: Mapping[Stretch, Limits],
+    heads: Lists,
+    places: Elements,
 ) -> dict[str, Fields]:
     """Return the parts of each cell that the driver looks at or changes apart from the rest."""
     functions = {address: names_of[address] for address in facts.routines}
     slicer = Slicer(
-        facts, cells, functions, numbers, rules, None, circles, deferred=bound, without=without, indices=indices
+        *(facts, cells, functions, numbers, rules, None, circles),
+        deferred=bound,
+        without=without,
+        lists=heads,
+        elements=places,
+        indices=indices,
     )
     slicer.draft()
     found: dict[str, Fields] = {}
@@ -255,6 +275,11 @@ def _deferring(facts: Facts, bound: Deferred) -> set[int]:
         *bound.registers,
         *(here for here, flags in bound.disarms.items() if flags),
     }
+    return _doing(facts, at)
+
+
+def _doing(facts: Facts, at: AbstractSet[int]) -> set[int]:
+    """Return the functions to which one of these stretches belongs."""
     return {address for address, routine in facts.routines.items() if not at.isdisjoint(routine.stretches)}
 
 
@@ -345,6 +370,8 @@ def _write(
     routines = {name: Routine(name, tuple(_point(point) for point in points)) for name, points in draft.items()}
     initial = {name: (cells.initial(cell) or 0) & mask for name, (cell, mask) in parts.items() if name in used}
     initial |= dict.fromkeys((*slicer.deferred.globals(), LOADED), 0)
+    listed = _used(draft) & set(slicer.lists.flags.values())
+    initial |= dict.fromkeys(listed, 0)
     if lines:
         initial |= {RAISED: 0, LINE: 0}
     local = sorted(_used(draft) | {each for points in draft.values() for point in points for each in _assigned(point)})
@@ -376,6 +403,7 @@ def _write(
         tuple(_signals(lines)),
         slicer.deferred.ordered,
         bool(slicer.deferred.registers),
+        bool(listed),
     )
 
 

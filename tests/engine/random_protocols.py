@@ -3,6 +3,7 @@
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sekisho.policy import Device, Policy
 from sekisho.protocol.model import (
@@ -62,8 +63,17 @@ def edges(draw: Any, targets: list[str], names: list[str], least: int = 0, most:
 
 
 @st.composite
+def gated(draw: Any, opening: tuple[Edge, ...], tracked: list[str]) -> tuple[Edge, ...]:
+    """The edges of an entry, perhaps under a condition that all have in common."""
+    if not tracked or draw(st.booleans()):
+        return opening
+    gate = f"{draw(st.sampled_from(tracked))} {draw(st.sampled_from(['== 1', '> 0', '== 0']))}"
+    return tuple(replace(edge, when=f"{gate} and ({edge.when})" if edge.when else gate) for edge in opening)
+
+
+@st.composite
 def protocols(draw: Any, name: str = "driver") -> Protocol:
-    tracked = [f"g{index}" for index in range(draw(st.integers(0, 2)))]
+    tracked = [f"g{index}" for index in range(draw(st.integers(0, 3)))]
     local = [f"l{index}" for index in range(draw(st.integers(0, 2)))]
     names = tracked + local
     sites = tuple(
@@ -105,7 +115,8 @@ def protocols(draw: Any, name: str = "driver") -> Protocol:
         )
     kinds = st.sampled_from(["task", "task", "work", "irq", "timer", "init", "exit"])
     entries = tuple(
-        Entry(f"e{index}", draw(kinds), draw(edges(targets, names, 1, 2))) for index in range(draw(st.integers(1, 3)))
+        Entry(f"e{index}", draw(kinds), draw(gated(draw(edges(targets, names, 1, 2)), tracked)))
+        for index in range(draw(st.integers(1, 3)))
     )
     signals = tuple(
         Signal(6, level, draw(assignments(tracked, tracked))) for level in (0, 1) if tracked and draw(st.booleans())
@@ -121,6 +132,55 @@ def protocols(draw: Any, name: str = "driver") -> Protocol:
         {kind: draw(st.integers(0, 2)) for kind in ("task", "work", "irq", "timer") if draw(st.booleans())},
         signals,
     )
+
+
+@st.composite
+def arming(draw: Any) -> Policy:
+    """A policy in which entries enable each other, and writes tell what two globals hold."""
+
+    def step(targets: list[str], gate: str = "") -> Edge:
+        sets = draw(
+            st.lists(
+                st.sampled_from(
+                    [
+                        ("x", "1"),
+                        ("x", "2"),
+                        ("x", "y"),
+                        ("y", "1"),
+                        ("y", "x"),
+                        ("a", "1"),
+                        ("a", "0"),
+                        ("b", "1"),
+                        ("b", "x"),
+                    ]
+                ),
+                max_size=2,
+            )
+        )
+        own = draw(st.sampled_from(["", "", "", "x == 1", "y != 1", "a == 1"]))
+        return Edge(draw(st.sampled_from(targets)), " and ".join(filter(None, (gate, own))), dict(sets))
+
+    names = [f"n{index}" for index in range(draw(st.integers(2, 5)))]
+    targets = [*names, END]
+    nodes = []
+    for name in names:
+        shown = draw(st.sampled_from(["", "x", "y", "ANY"]))
+        steps = tuple(step(targets) for _ in range(draw(st.integers(1, 2))))
+        if shown:
+            place = {"x": "0x10", "y": "0x11", "ANY": "0x12"}[shown]
+            nodes.append(Node(name, 0, addresses=(place,), value=Expression((shown,)), edges=steps))
+        else:
+            nodes.append(Node(name, edges=steps, passing=draw(st.booleans())))
+    entries = []
+    for index in range(draw(st.integers(2, 4))):
+        kind = draw(st.sampled_from(["task", "work", "irq", "timer"]))
+        gate = draw(st.sampled_from(["", "a == 1", "b == 1", "b > 0", "a == 1 and b == 1", "x == 1"]))
+        entries.append(Entry(f"e{index}", kind, tuple(step(targets, gate) for _ in range(draw(st.integers(1, 2))))))
+    signals = (Signal(6, 1, {"b": draw(st.sampled_from(["1", "x"]))}),) if draw(st.booleans()) else ()
+    site = Site(".text", 0, 1, "f", "pio", "out", 1)
+    variables = tuple(Global(name, draw(st.sampled_from([(0,), (0,), (0, 1)]))) for name in "abxy")
+    protocol = Protocol("driver", None, (site,), variables, (), tuple(entries), tuple(nodes), {"task": 2}, signals)
+    return Policy(1, match="sequence", budget=1024, devices=(DEVICE,), protocols=(protocol,))
 
 
 @st.composite
@@ -152,6 +212,15 @@ def events(draw: Any) -> Event:
         data=data.hex(),
     )
 
+
+def _write(address: int, value: int) -> Event:
+    return Event(vcpu=0, ip=None, space="pio", direction="out", address=address, width=1, data=f"{value:02x}")
+
+
+WRITES = st.one_of(
+    *[st.builds(_write, st.integers(0x10, 0x12), st.integers(0, 2))] * 8, st.just(("line", 1)), st.just("reset")
+)
+"""Any write that tells something in `arming`, the line, a reset. What is denied is a question that changes nothing."""
 
 STEPS = st.one_of(
     st.integers(0, 1 << 16),

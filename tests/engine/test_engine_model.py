@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from random_protocols import STEPS, policies
+from random_protocols import STEPS, WRITES, arming, policies
 
 from sekisho.engine import Engine
 from sekisho.engine.model import Model, TooManyAlternatives
@@ -106,8 +106,21 @@ def test_engine_and_model_agree_on_random_protocols(policy: Policy, steps: list[
     agree(policy, steps)
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(arming(), st.lists(WRITES, min_size=30, max_size=50))
+def test_engine_and_model_agree_on_entries_that_enable_each_other(policy: Policy, steps: list[Any]) -> None:
+    agree(policy, steps, 2000)
+
+
 @pytest.mark.slow
 @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies(), st.lists(STEPS, min_size=30, max_size=60))
 def test_engine_and_model_agree_on_a_hundred_thousand_events(policy: Policy, steps: list[Any]) -> None:
     agree(policy, steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=10000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(arming(), st.lists(WRITES, min_size=30, max_size=50))
+def test_engine_and_model_agree_on_many_entries_that_enable_each_other(policy: Policy, steps: list[Any]) -> None:
+    agree(policy, steps, 2000)

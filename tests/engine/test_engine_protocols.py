@@ -524,6 +524,18 @@ def test_a_run_may_have_opened_unnoticed_before_another_that_keeps_it_from_openi
                 assert engine.request(event) is None
 
 
+@pytest.mark.parametrize(("first", "second"), ["ab", "ba"])
+@pytest.mark.parametrize("passing", ["", "a", "b"])
+def test_what_a_run_leaves_in_a_global_where_it_rests_is_seen_there(first: str, second: str, passing: str) -> None:
+    nodes = (
+        Node(first, edges=(Edge(second),), passing=first == passing),
+        Node(second, edges=(Edge("show", set={"g": "1"}),), passing=second == passing),
+        place("show", OUT, "0x10", value=Expression(("g",))),
+    )
+    entries = {"task:set": (Edge(first, set={"g": "2"}),), "work": (Edge("show"),)}
+    assert judge(policy(protocol(entries, nodes, variables={"g": 0})), write(2, "0x10")) == [True]
+
+
 def test_the_number_of_runs_proved_to_be_open_is_counted() -> None:
     with Engine(policy(NESTED)) as engine:
         for address in ("0x10", "0x16", "0x12"):

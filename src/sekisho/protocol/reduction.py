@@ -145,7 +145,7 @@ def cut_passages(
 
     An edge that neither reads nor writes a tracked global may be put off until the next edge of its run: no other run
     can tell, and the run's locals do not change meanwhile. For the same reason a silent one may be taken right after
-    the edge before it.
+    the edge before it. Neither where the run is on its way before, or after: it would not rest between the two.
     """
     globals_ = frozenset(tracked)
     moves = {name: [_Move.of(edge) for edge in own] for name, own in edges.items()}
@@ -157,7 +157,7 @@ def cut_passages(
     while ahead:
         changed: set[str] = set()
         for name in ahead:
-            changed |= _cut(name, moves, sources, silent, globals_, name in passing, name in late)
+            changed |= _cut(name, moves, sources, silent, globals_, passing, name in late)
         ahead = sorted(changed & silent)
     for name, own in moves.items():
         edges[name] = _edges(own)
@@ -169,7 +169,7 @@ def _cut(
     sources: dict[str, set[str]],
     silent: set[str],
     tracked: frozenset[str],
-    passing: bool,
+    passing: Collection[str],
     late: bool,
 ) -> set[str]:
     """Route what can be around one silent node. Return the nodes for which that may change what can be done."""
@@ -179,13 +179,17 @@ def _cut(
         return set()
     entering = [(source, move) for source in sorted(sources[name]) for move in moves[source] if move.to == name]
     joined: dict[int, list[_Move]] = {}
-    for _, move in entering:
+    for source, move in entering:
         ways = [(new, after) for after in out if not (new := move.then(after)).effect.never]
         exact = (
-            passing
-            or _private([move], tracked, "1")
+            name in passing
+            or (source not in passing and _private([move], tracked, "1"))
             or (
-                all((after.to == END or after.to in silent) and _private([after], tracked, "0") for _, after in ways)
+                all(
+                    (after.to == END or (after.to in silent and after.to not in passing))
+                    and _private([after], tracked, "0")
+                    for _, after in ways
+                )
                 # A run that gets stuck here has assigned its globals all the same.
                 and (tracked.isdisjoint(move.sets) or _certain([new for new, _ in ways], move))
             )

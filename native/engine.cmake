@@ -5,6 +5,7 @@ set(engine_sources
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_explore.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_expression.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_late.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_live.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_lock.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_state.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_step.c

@@ -12,7 +12,6 @@
 
 #define MOST_CHAIN 64u /* moves one after the other; past it they count as needed */
 #define FOUND_SLOTS (2u * MOST_FOUND)
-#define EVERYTHING (~0ull)
 
 bool is_silent(const struct machine *machine, const struct table_edge *edge)
 {
@@ -153,16 +152,18 @@ static void join_found(struct machine *machine, const struct found *other, struc
 static void find(struct machine *machine, struct found *found, struct alternative *alternative, struct values *values)
 {
 	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % FOUND_SLOTS, base = machine->found_base;
+	uint64_t live = live_globals(machine, alternative, values);
 	const struct found *last = NULL;
 	uint32_t alike = 0;
 
+	forget_dead_globals(machine, values, live);
 	for (; is_taken(machine->found_slots[at], base); at = (at + 1) % FOUND_SLOTS) {
 		const struct found *other = &machine->found[machine->found_slots[at] - base - 1];
 		const struct alternative *there = alternative_of(machine->store, other->alternative);
 
 		if (!same_runs(there, alternative))
 			continue;
-		if (dominates(machine, values_of(machine->store, there->values), values))
+		if (dominates(machine, values_of(machine->store, there->values), values, live))
 			return;
 		last = other;
 		alike++;
@@ -204,7 +205,7 @@ static void find_way(struct machine *machine, const struct draft *way)
 	for (; is_taken(machine->way_slots[at], base); at = (at + 1) % FOUND_SLOTS) {
 		const struct draft *other = &machine->ways[machine->way_slots[at] - base - 1];
 
-		if (!same_way(machine, other, way) || !dominates(machine, &other->values, &way->values))
+		if (!same_way(machine, other, way) || !dominates(machine, &other->values, &way->values, EVERYTHING))
 			continue;
 		if (!((cause.reads & ~other->cause.reads) | (cause.writes & ~other->cause.writes)))
 			return;

@@ -163,7 +163,7 @@ struct machine {
 	uint32_t listed;
 	uint32_t *mark;	 /* by alternative: stamp when listed */
 	uint32_t *fits;	 /* by node of the protocol: stamp when the event fits it */
-	uint64_t *keys;	 /* by place in the list, when merging: one alternative is listed for each key */
+	uint64_t *keys;	 /* by place in the list, when merging: one alternative is listed for each key; then: its live globals */
 	uint32_t *area;	 /* one being made */
 	uint32_t *walk;	 /* nodes whose edges are still to be looked at */
 	uint32_t *candidates; /* edges into places that fit */
@@ -247,9 +247,14 @@ void draft_new(const struct machine *machine, const struct alternative *alternat
 void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
 		   const struct table_edge *edge, struct draft *draft);
 void join_values(struct values *into, const struct values *from, uint32_t count);
-bool dominates(const struct machine *machine, const struct values *wide, const struct values *values);
+bool dominates(const struct machine *machine, const struct values *wide, const struct values *values, uint64_t live);
 bool same_runs(const struct alternative *one, const struct alternative *other);
 bool in_area(const struct machine *machine, const struct run *run, uint32_t node);
+
+/* engine_live.c: of the tracked globals, a bit for each. */
+#define EVERYTHING (~0ull)
+uint64_t live_globals(const struct machine *machine, const struct alternative *alternative, const struct values *values);
+void forget_dead_globals(const struct machine *machine, struct values *values, uint64_t live);
 
 /* engine_late.c */
 bool late_open(struct machine *machine, uint64_t *memory);

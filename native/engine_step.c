@@ -545,6 +545,7 @@ static void list_draft(struct machine *machine, struct draft *draft)
 		forget_globals(&draft->values, machine->shifting, machine->protocol->global_count);
 	if (++machine->work > (machine->late ? LATE_WORK : machine->budget * (machine->budget < WORK ? machine->budget : WORK)))
 		machine->tired = machine->full = true;
+	forget_dead_globals(machine, &draft->values, live_globals(machine, &draft->alternative, &draft->values));
 	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
 	if (draft->alternative.values != NOTHING)
 		number = pool_intern(&machine->store->alternatives, &draft->alternative);
@@ -856,13 +857,13 @@ static uint32_t put_back(struct machine *machine, struct kept *kept)
 	return pool_intern(&machine->store->alternatives, &kept->alternative);
 }
 
-/* Whether `wide` allows whatever `values` allows. */
-bool dominates(const struct machine *machine, const struct values *wide, const struct values *values)
+/* Whether `wide` allows whatever `values` allows, of which only the `live` ones matter. */
+bool dominates(const struct machine *machine, const struct values *wide, const struct values *values, uint64_t live)
 {
 	for (uint32_t i = 0; i < machine->protocol->global_count; i++) {
 		bool rises = machine->rising >> i & 1;
 
-		if (wide->any >> i & 1)
+		if ((wide->any | ~live) >> i & 1)
 			continue;
 		if (values->any >> i & 1 ? !rises || wide->global[i] == 0
 					 : wide->global[i] != values->global[i] && !(rises && wide->global[i] > values->global[i]))
@@ -877,11 +878,14 @@ bool same_runs(const struct alternative *one, const struct alternative *other)
 	       memcmp(one->runs, other->runs, one->count * sizeof one->runs[0]) == 0;
 }
 
-/* Whether `wide` has the same runs and allows whatever `alternative` allows. */
-static bool covers_alternative(const struct machine *machine, const struct alternative *wide, const struct alternative *alternative)
+/* Whether the alternative at place `wide` of the list has the same runs as that at `place` and allows whatever it allows. */
+static bool covers_listed(const struct machine *machine, uint32_t wide, uint32_t place)
 {
-	return same_runs(wide, alternative) &&
-	       dominates(machine, values_of(machine->store, wide->values), values_of(machine->store, alternative->values));
+	const struct alternative *one = alternative_of(machine->store, machine->list[wide]);
+	const struct alternative *other = alternative_of(machine->store, machine->list[place]);
+
+	return same_runs(one, other) && dominates(machine, values_of(machine->store, one->values),
+						  values_of(machine->store, other->values), machine->keys[place]);
 }
 
 /* Of two alternatives with the same runs, one that allows no more than the other is dropped. */
@@ -891,19 +895,22 @@ static void drop_dominated(struct machine *machine)
 
 	for (uint32_t i = 0; i < machine->listed; i++) {
 		const struct alternative *alternative = alternative_of(machine->store, machine->list[i]);
+
+		machine->keys[i] = live_globals(machine, alternative, values_of(machine->store, alternative->values));
+	}
+	for (uint32_t i = 0; i < machine->listed; i++) {
 		bool dominated = false;
 
 		for (uint32_t j = 0; j < machine->listed && !dominated; j++) {
-			const struct alternative *other = alternative_of(machine->store, machine->list[j]);
-
 			/* Those before `kept` stay; of two that allow the same the first one does. */
 			if (j == i || (j >= kept && j < i))
 				continue;
-			dominated = covers_alternative(machine, other, alternative) &&
-				    (j < i || !covers_alternative(machine, alternative, other));
+			dominated = covers_listed(machine, j, i) && (j < i || !covers_listed(machine, i, j));
 		}
-		if (!dominated)
-			machine->list[kept++] = machine->list[i];
+		if (dominated)
+			continue;
+		machine->list[kept] = machine->list[i];
+		machine->keys[kept++] = machine->keys[i];
 	}
 	machine->listed = kept;
 }

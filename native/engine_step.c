@@ -776,9 +776,11 @@ void draft_new(const struct machine *machine, const struct alternative *alternat
 /* While runs of these kinds are open none of `kind` opens: EXCLUDED_BY in sekisho.protocol.model. */
 uint32_t excluded_by(uint32_t kind)
 {
+	if (kind == SEKISHO_INIT)
+		return ((1u << SEKISHO_KINDS) - 1) & ~(1u << SEKISHO_INIT);
 	if (kind == SEKISHO_EXIT)
 		return 1u << SEKISHO_TASK | 1u << SEKISHO_INIT;
-	return kind == SEKISHO_TASK || kind == SEKISHO_INIT ? 1u << SEKISHO_EXIT : 0;
+	return kind == SEKISHO_TASK ? 1u << SEKISHO_EXIT : 0;
 }
 
 /* A run that opens takes the slot of an unknown one where the kind's slots are used up. False: no slot. */

@@ -493,9 +493,13 @@ def test_a_run_that_never_comes_to_an_end_has_changed_the_globals_all_the_same()
         ("task", "exit", False),
         ("exit", "task", False),
         ("init", "task", True),
+        *((kind, "init", False) for kind in ("task", "work", "irq", "timer")),
+        *(("init", kind, True) for kind in ("work", "irq", "timer")),
     ],
 )
-def test_a_driver_is_unloaded_only_when_it_is_loaded_and_nobody_uses_it(first: str, other: str, allowed: bool) -> None:
+def test_a_driver_is_unloaded_when_unused_and_loaded_when_nothing_of_it_runs(
+    first: str, other: str, allowed: bool
+) -> None:
     nodes = (
         place("a", OUT, "0x10", Edge("a2")),
         place("a2", OUT, "0x11", Edge(END)),

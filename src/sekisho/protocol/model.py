@@ -12,7 +12,8 @@ It is built from a binary (or written by hand), stored in a policy, and simulate
   move. After an event that reads, the answer is bound to the node's `bind` variable before any further edge is tried.
 * A run opens by an edge of an entry, and is gone when it takes an edge to `END`. An entry with a silent path to `END`
   is a silent run: it changes tracked globals without an event.
-* An exit run opens only while no task run is open: they keep the driver in memory.
+* An exit run opens only while no task run is open: they keep the driver in memory. An init run opens only while no
+  other run is open: the driver is a new copy.
 * `slots` bounds how many runs of a kind are open at once (irq and timer: on each vCPU).
 
 Conditions, assignments and expressions are written in Python's expression syntax, restricted to unsigned 32-bit
@@ -28,10 +29,15 @@ Kind = Literal["init", "exit", "task", "work", "irq", "timer"]
 Space = Literal["pio", "mmio"]
 Direction = Literal["in", "out"]
 
-EXCLUDED_BY: dict[Kind, tuple[Kind, ...]] = {"init": ("exit",), "exit": ("init", "task"), "task": ("exit",)}
+EXCLUDED_BY: dict[Kind, tuple[Kind, ...]] = {
+    "init": ("exit", "task", "work", "irq", "timer"),
+    "exit": ("init", "task"),
+    "task": ("exit",),
+}
 """While runs of these kinds are open none of that kind opens: a driver is unloaded when it has been loaded and no task
 is in it, and till it is gone no task gets into it and it is not loaded (Linux: kernel/module/main.c, delete_module,
-try_module_get and add_unformed_module). That each excludes the other lets a run open as late as when it does something.
+try_module_get and add_unformed_module). When it is loaded again its code is a new copy, in which nothing runs yet. That
+each excludes the other lets a run open as late as when it does something.
 """
 
 END = "end"

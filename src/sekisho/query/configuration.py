@@ -243,10 +243,11 @@ class _Machine:
         waiting = [0] * len(KINDS)
         for run in free:
             waiting[self.runs[run][0]] += 1
+        running = {self.runs[run][0] for runs in (free, *bound) for run in runs}
         for kind, run in self.entries:
             if waiting[kind] >= self.slots[kind] and kind not in (_IRQ, _TIMER):
                 continue
-            if any(waiting[other] for other in _EXCLUDED_BY[kind]):
+            if running.intersection(_EXCLUDED_BY[kind]):
                 continue
             for move in self._moves(run, variables):
                 if move.request is not None:

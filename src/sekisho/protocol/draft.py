@@ -104,7 +104,7 @@ def _forget_counters(draft: Draft, *, patient: bool) -> None:
         for name, tree in step.sets.items():
             if isinstance(tree, Constant) and tree.value is not None:
                 numbers[name].add(min(tree.value, (-tree.value) & 0xFFFFFFFF))
-            elif _counts(name, tree):
+            elif counts(name, tree):
                 counters.add(name)
         for name, number in _compared(step.when):
             numbers[name].add(number)
@@ -144,10 +144,10 @@ def _not_reached(tree: Tree, counters: set[str]) -> Tree:
     return tree
 
 
-def _counts(name: str, tree: Tree) -> bool:
+def counts(name: str, tree: Tree) -> bool:
     """Whether a number is added to `name`, or taken from it, and perhaps cut to some bits."""
     if isinstance(tree, Binary) and tree.operator == "&" and isinstance(tree.right, Constant):
-        return _counts(name, tree.left)
+        return counts(name, tree.left)
     # A sum of products is a choice between values: see `slice`.
     return (
         isinstance(tree, Binary)

@@ -27,6 +27,7 @@ from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression,
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
 from sekisho.protocol.rules import Rule
 from sekisho.protocol.slice import RESULT, Fields, Slicer, names_of_register
+from sekisho.protocol.webs import split_counters
 from sekisho.values.routine import Stretch
 
 MOST_GLOBALS = 46
@@ -118,6 +119,7 @@ def sliced(
             elements=places,
         )
         draft = slicer.draft()
+        split_counters(draft, {*parts, *bound.globals(), *heads.flags.values(), RESULT})
         settle(draft, known, {*bound.globals(), RESULT}, patient=READY_IN_TIME.name not in without)
         worth = rank(cells, parts, draft)
         # A pointer to an element is as good as the flag of the list.

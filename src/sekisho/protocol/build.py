@@ -41,8 +41,9 @@ _ALWAYS = (
 )
 """Assumptions that every guarded protocol rests on."""
 
-SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 2, "timer": 2}
-"""Runs open at once. Entries of unknown kind count as tasks; a callback called inside a run takes a slot too."""
+SLOTS: Mapping[Kind, int] = {"init": 1, "exit": 1, "task": 8, "work": 1, "irq": 2, "timer": 1}
+"""Runs open at once; of interrupts and timers on each vCPU. A CPU calls timers' functions one after the other (Linux:
+kernel/time/timer.c). Entries of unknown kind count as tasks; a callback called inside a run takes a slot too."""
 
 
 def build(

@@ -1,15 +1,15 @@
 # The engine: a static library for the shim and the fuzzers, and a shared one that Python opens with cffi.
 set(engine_sources
   ${CMAKE_CURRENT_SOURCE_DIR}/engine.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_exact.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_explain.c
-  ${CMAKE_CURRENT_SOURCE_DIR}/engine_explore.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_expression.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_late.c
-  ${CMAKE_CURRENT_SOURCE_DIR}/engine_live.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_lock.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_state.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_step.c
-  ${CMAKE_CURRENT_SOURCE_DIR}/engine_table.c)
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_table.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_valuations.c)
 
 add_library(sekisho-engine STATIC ${engine_sources})
 target_include_directories(sekisho-engine PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})

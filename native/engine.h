@@ -3,10 +3,9 @@
  * shim, `sekisho check` and the fuzzers call the same functions. All memory is taken when the engine is opened; every
  * function is thread-safe (one lock inside); nothing here makes a system call unless two threads meet at that lock.
  *
- * Work is bounded: for a step that the cache does not know, at most 4096 alternatives are looked at that may have come about
- * silently (engine_explore.c), with at most 4096 states on the way of each move, and at most 256 are made for each of the budget's;
- * then, where that is not enough, at most 4096 with silent steps taken late (engine_late.c), twice; after that every state is taken
- * as possible. Slowest events, first pass over a recorded trace of the floppy: 5 ms without guards, 0.3 s with them.
+ * Work is bounded: for a step that the cache does not know, at most 32 edges are tried for each of the budget's alternatives, with
+ * all valuations of the tracked globals at once (engine_exact.c); where that is not enough, at most 4096 alternatives are made with
+ * silent steps taken late (engine_late.c), twice; after that every state is taken as possible.
  *
  * What stands between the two cffi marks is also read by Python (sekisho.engine.library): plain declarations only there.
  */
@@ -24,7 +23,7 @@
 /* cffi: begin */
 
 #define SEKISHO_ABI 2		 /* raised whenever a struct or a function below changes */
-#define SEKISHO_TABLE_VERSION 5
+#define SEKISHO_TABLE_VERSION 6
 #define SEKISHO_NO_SITE 0xffffffff
 #define SEKISHO_NO_VCPU 0xffffffff
 #define SEKISHO_RUNS_SHOWN 16

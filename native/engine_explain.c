@@ -31,21 +31,32 @@ static bool is_full(const struct sekisho_denial *denial)
 	return denial->run_count == SEKISHO_RUNS_SHOWN && denial->allowed_count == SEKISHO_ALLOWED_SHOWN;
 }
 
+/* What the tracked globals may be: in late alternatives `values`, else one of the valuations. */
+struct known {
+	const struct values *values;
+	uint32_t valuations;
+};
+
+static bool may_take(struct machine *machine, const struct table_edge *edge, const struct known *known, const struct run *run)
+{
+	return known->values != NULL ? edge_open(machine, edge, known->values, run) : exact_opens(machine, edge, known->valuations, run);
+}
+
 /* Places among `count` edges that the run could go to now. */
-static void show_places(const struct machine *machine, uint32_t first, uint32_t count, const struct values *values,
-			const struct run *run, struct sekisho_denial *denial)
+static void show_places(struct machine *machine, uint32_t first, uint32_t count, const struct known *known, const struct run *run,
+			struct sekisho_denial *denial)
 {
 	for (uint32_t i = first; i < first + count && denial->allowed_count < SEKISHO_ALLOWED_SHOWN; i++) {
 		const struct table_edge *edge = &machine->table->edges[i];
 
 		if (edge->to != TABLE_END && machine->table->nodes[edge->to].site != TABLE_NONE &&
-		    edge_open(machine, edge, values, run))
+		    may_take(machine, edge, known, run))
 			show_place(denial, edge->to);
 	}
 }
 
 /* The same from wherever a run of a late alternative may be by now. */
-static void show_late(struct machine *machine, const struct walk *walk, const struct values *values,
+static void show_late(struct machine *machine, const struct walk *walk, const struct known *known,
 		      struct sekisho_denial *denial)
 {
 	uint32_t count = walk->vague ? machine->protocol->node_count : walk->count;
@@ -57,14 +68,15 @@ static void show_late(struct machine *machine, const struct walk *walk, const st
 		if (walk->vague && !(walk->reach[i / 32] >> i % 32 & 1))
 			continue;
 		node = &machine->table->nodes[state.node];
-		show_places(machine, node->edges, node->edge_count, values, &state, denial);
+		show_places(machine, node->edges, node->edge_count, known, &state, denial);
 	}
 }
 
-static void show_alternative(struct machine *machine, const struct alternative *alternative, uint32_t vcpu,
+static void show_alternative(struct machine *machine, const struct alternative *alternative, uint32_t valuations, uint32_t vcpu,
 			     struct sekisho_denial *denial)
 {
-	const struct values *values = values_of(machine->store, alternative->values);
+	const struct values *values = alternative->late ? values_of(machine->store, alternative->values) : NULL;
+	const struct known known = { values, valuations };
 	struct run none = { .node = 0 };
 	struct nesting nesting;
 
@@ -81,14 +93,14 @@ static void show_alternative(struct machine *machine, const struct alternative *
 				return;
 			show_run(denial, run, number);
 			if (moves && !alternative->late)
-				show_places(machine, node->edges, node->edge_count, values, run, denial);
+				show_places(machine, node->edges, node->edge_count, &known, run, denial);
 		}
 		if (moves && alternative->late) {
 			struct run copy;
 
 			memcpy(&copy, run, machine->store->runs.stride);
 			late_walk(machine, &machine->move_walk, &copy);
-			show_late(machine, &machine->move_walk, values, denial);
+			show_late(machine, &machine->move_walk, &known, denial);
 		}
 	}
 	for (uint32_t i = 0; i < machine->protocol->entry_count; i++) {
@@ -96,9 +108,9 @@ static void show_alternative(struct machine *machine, const struct alternative *
 
 		if (may_enter(machine, &nesting, entry->kind) &&
 		    (entry->kind >= SEKISHO_IRQ || nesting.known[entry->kind] < machine->protocol->slots[entry->kind])) {
-			show_places(machine, entry->edges, entry->edge_count, values, &none, denial);
+			show_places(machine, entry->edges, entry->edge_count, &known, &none, denial);
 			if (alternative->late)
-				show_late(machine, &machine->starts[entry->kind], values, denial);
+				show_late(machine, &machine->starts[entry->kind], &known, denial);
 		}
 	}
 }
@@ -110,12 +122,12 @@ struct shown {
 };
 
 /* What may have come about silently is shown, too. */
-static void show_found(struct machine *machine, const struct found *found, const void *context)
+static void show_found(struct machine *machine, const struct alternative *alternative, uint32_t valuations, const void *context)
 {
 	const struct shown *shown = context;
 
 	if (!is_full(shown->denial))
-		show_alternative(machine, alternative_of(machine->store, found->alternative), shown->vcpu, shown->denial);
+		show_alternative(machine, alternative, valuations, shown->vcpu, shown->denial);
 }
 
 void explain_denial(struct sekisho_engine *engine, const struct sekisho_past_event *event, uint32_t reason,

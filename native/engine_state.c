@@ -143,16 +143,18 @@ static void pool_clear(struct pool *pool)
 	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
 }
 
+static uint32_t branches_of(const struct machine *machine) { return 65536 + 64 * machine->budget; }
+
 static bool store_open(struct store *store, const struct machine *machine, uint64_t *memory)
 {
 	const struct run *run = NULL;
 	const struct values *values = NULL;
 	/* One step from a full set must fit into an empty store, with the sets before and after it. */
-	uint32_t alternatives = 8192 + 4 * machine->budget;
+	uint32_t alternatives = 8192 + 16 * machine->budget;
 
 	store->set_limit = STORED_SETS;
 	store->set_mask = power_of_two(2ull * STORED_SETS) - 1;
-	store->member_limit = 65536 + 4 * machine->budget;
+	store->member_limit = 65536 + 64 * machine->budget;
 	store->sets = take(memory, store->set_limit, sizeof *store->sets);
 	store->set_slots = take(memory, store->set_mask + 1ull, sizeof *store->set_slots);
 	store->members = take(memory, store->member_limit, sizeof *store->members);
@@ -163,6 +165,7 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 				 /* Whole words of 64 bits, so that `any` stays aligned. */
 				 (machine->protocol->global_count + 1u) / 2 * 2 * sizeof values->global[0], memory) &&
 	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) &&
+	       pool_open(&store->branches, branches_of(machine), sizeof(struct branch), memory) &&
 	       pool_open(&store->areas, STORED_AREAS, (machine->protocol->node_count / 32 + 1) * sizeof(uint32_t), memory) &&
 	       store->sets != NULL &&
 	       store->set_slots != NULL && store->members != NULL;
@@ -170,10 +173,11 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 
 static void store_clear(struct store *store)
 {
-	if (store->values.count == 0) /* never used: leave its pages untouched */
+	if (store->alternatives.count == 0) /* never used: leave its pages untouched */
 		return;
 	pool_clear(&store->runs);
 	pool_clear(&store->values);
+	pool_clear(&store->branches);
 	pool_clear(&store->alternatives);
 	pool_clear(&store->areas);
 	memset(store->set_slots, 0, (store->set_mask + 1ull) * sizeof *store->set_slots);
@@ -191,6 +195,7 @@ static void store_close(struct store *store)
 {
 	pool_close(&store->runs);
 	pool_close(&store->values);
+	pool_close(&store->branches);
 	pool_close(&store->alternatives);
 	pool_close(&store->areas);
 	give_back(store->sets);
@@ -263,10 +268,14 @@ static void flush(struct machine *machine)
 	const struct set *set = &old->sets[machine->current];
 
 	store_clear(new);
+	machine->full = false;
 	for (uint32_t i = 0; i < set->count; i++) {
 		struct alternative alternative = *alternative_of(old, old->members[set->first + i]);
 
-		alternative.values = pool_intern(&new->values, values_of(old, alternative.values));
+		if (alternative.late)
+			alternative.values = pool_intern(&new->values, values_of(old, alternative.values));
+		else
+			alternative.values = valuations_move(machine, &old->branches, &new->branches, alternative.values);
 		for (uint32_t j = 0; j < alternative.count; j++) {
 			struct run run;
 
@@ -465,6 +474,8 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->vcpus = 1;
 	if (!store_open(&machine->stores[0], machine, memory) || !store_open(&machine->stores[1], machine, memory))
 		return false;
+	if (!pool_open(&machine->workshop, branches_of(machine), sizeof(struct branch), memory))
+		return false;
 	machine->store = &machine->stores[0];
 	alternatives = machine->store->alternatives.limit;
 	machine->transition_mask = TRANSITION_BUCKETS - 1;
@@ -474,12 +485,11 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->mark = take(memory, alternatives, sizeof *machine->mark);
 	machine->kept = take(memory, machine->budget + 2ull, sizeof *machine->kept);
 	machine->fits = take(memory, protocol->node_count + 1ull, sizeof *machine->fits);
-	machine->walk = take(memory, protocol->node_count + 1ull, sizeof *machine->walk);
 	machine->area = take(memory, protocol->node_count / 32 + 1ull, sizeof *machine->area);
 	machine->candidates = take(memory, protocol->edge_count + 1ull, sizeof *machine->candidates);
 	if (!machine->transitions || !machine->list || !machine->keys || !machine->mark || !machine->kept ||
-	    !machine->fits || !machine->area || !machine->walk || !machine->candidates || !find_writers(machine, memory) ||
-	    !explore_open(machine, memory) || !late_open(machine, memory))
+	    !machine->fits || !machine->area || !machine->candidates || !find_writers(machine, memory) ||
+	    !exact_open(machine, memory) || !late_open(machine, memory))
 		return false;
 	/* If this one fits so does everything that a reset or the lack of room falls back on. */
 	machine->current = step_forget(machine, true);
@@ -500,10 +510,10 @@ void machine_close(struct machine *machine)
 	give_back(machine->keys);
 	give_back(machine->mark);
 	give_back(machine->kept);
-	explore_close(machine);
+	exact_close(machine);
+	pool_close(&machine->workshop);
 	give_back(machine->fits);
 	give_back(machine->area);
-	give_back(machine->walk);
 	give_back(machine->candidates);
 	give_back(machine->writers);
 }

@@ -1,7 +1,7 @@
 /*
- * What the engine knows about one protocol: a set of alternatives, each (values of the tracked globals, open runs, number of
- * unknown runs of each kind). Runs, values, alternatives and sets are interned, so that each is a number and equal ones have
- * the same number. Everything lives in a store of fixed size; when it is full, what is still needed moves to a second one.
+ * What the engine knows about one protocol: a set of alternatives, each (what the tracked globals may be, open runs, number of
+ * unknown runs of each kind). Runs, values, branches, alternatives and sets are interned, so that each is a number and equal ones
+ * have the same number. Everything lives in a store of fixed size; when it is full, what is still needed moves to a second one.
  */
 #ifndef SEKISHO_ENGINE_STATE_H
 #define SEKISHO_ENGINE_STATE_H
@@ -32,7 +32,9 @@ struct values {
 	uint32_t global[TABLE_GLOBALS];
 };
 
-/* Runs are sorted by kind. Interrupt and timer runs of a vCPU stand in the order in which they opened. */
+/*
+ * `values`: of an exact alternative the root of its valuations; of a late one what is known. Runs are sorted by kind. Interrupt and timer runs of a vCPU stand in the order in which they opened.
+ */
 struct alternative {
 	uint32_t values;
 	uint8_t unknown[SEKISHO_KINDS];
@@ -56,7 +58,7 @@ struct set {
 };
 
 struct store {
-	struct pool runs, values, alternatives, areas; /* an area has a bit for each node of the protocol */
+	struct pool runs, values, alternatives, branches, areas; /* an area has a bit for each node of the protocol */
 	struct set *sets;
 	uint32_t *members;   /* of all sets, one after the other, each sorted */
 	uint32_t *set_slots; /* set + 1 */
@@ -101,33 +103,52 @@ struct heads {
 	uint32_t stamp, first, count;
 };
 
-/*
- * Why an alternative may be: the move that led to it from `parent` (among those found; NOTHING: it was there when the event came).
- * `before` is the run that moved, as it rested; what the move reads and writes of the tracked globals; whether it opened the run.
- */
-struct cause {
-	uint64_t reads, writes;
-	uint32_t parent, before;
-	uint8_t kind;
-	bool opens;
+/* See engine_valuations.c: `down` are branches of the next level (LEAF behind the last), `next` is one of the same level or EMPTY. */
+struct branch {
+	uint32_t value, down, next;
+	uint8_t level, any, length, reserved;
 };
 
-/* An alternative that may have come about silently; `after` is the run that moved. */
-struct found {
-	struct cause cause;
-	uint32_t alternative, after;
-	bool joined, several; /* joined: of several ways to the same runs; several: by moves that are too different */
+#define LEAF 0xfffffffeu
+#define EMPTY 0xfffffffdu
+
+struct memo {
+	uint64_t value;
+	uint32_t a, b, kind, epoch, result, reserved;
 };
 
-#define MOST_FOUND 4096u
-#define MOST_WAYS 4096u
+/* Open runs with the valuations that go with them, in the workshop; `fresh`: those whose moves were not looked at yet. */
+struct entry {
+	struct alternative alternative; /* without values */
+	uint32_t total, fresh;
+	uint32_t slot; /* of the table of entries */
+};
+
+/* What a mover (see engine_exact.c) makes of some valuations: `count` outcomes. */
+struct moves {
+	uint32_t mover, valuations, event, epoch, first, count;
+};
+
+struct outcome {
+	uint32_t run /* NOTHING: ended */, valuations;
+};
+
+struct entries {
+	struct entry *list;
+	uint32_t *slots, count; /* entry + 1 */
+};
+
+#ifndef MOST_ENTRIES
+#define MOST_ENTRIES 65536u
+#endif
+#define MOVE_SLOTS (1u << 18)
+#define MOST_LOOKED 256u /* values of one global that are told apart at once */
 
 /* A run in the making, with its protocol's variables. */
 struct draft {
 	struct alternative alternative;
 	struct values values;
 	struct run run;
-	struct cause cause;
 };
 
 /* An alternative taken out of the store, with all that it refers to but areas. */
@@ -163,25 +184,29 @@ struct machine {
 	uint32_t listed;
 	uint32_t *mark;	 /* by alternative: stamp when listed */
 	uint32_t *fits;	 /* by node of the protocol: stamp when the event fits it */
-	uint64_t *keys;	 /* by place in the list, when merging: one alternative is listed for each key; then: its live globals */
+	uint64_t *keys;	 /* by place in the list, when merging: one alternative is listed for each key */
 	uint32_t *area;	 /* one being made */
-	uint32_t *walk;	 /* nodes whose edges are still to be looked at */
 	uint32_t *candidates; /* edges into places that fit */
 	uint32_t candidate_count;
 	uint32_t *writers; /* silent edges of nodes that assign tracked globals; fixed */
 	uint32_t writer_count;
 	uint32_t stamp;
-	/* See engine_explore.c. */
-	struct found *found; /* at rest */
-	struct draft *ways;  /* on one move from there: `alternative` is without the run */
-	uint32_t *found_slots, found_count, found_base, *way_slots, way_count, way_base;
+	/* See engine_valuations.c. */
+	struct pool workshop;
+	struct memo *memos;
+	uint32_t *looked, *moved, *branches_ahead, look, epoch;
+	/* See engine_exact.c. */
+	struct entries before_event, after_event;
+	struct moves *moves;
+	struct outcome *outcomes;
+	struct stage *stages;
+	uint32_t move_count, outcome_count, first_outcome, stage_count;
+	uint32_t *queue, queue_first, queued; /* entries before the event with fresh valuations */
 	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
-	uint64_t signal_reads, signal_writes;
 	struct kept *kept; /* by place in the list */
-	struct { uint32_t runs, values, alternatives; } before; /* what the store held when the step began */
+	struct { uint32_t values, alternatives; } held; /* by the store when the step began */
 	/* See engine_late.c. */
 	bool late; /* the set that this step begins from is */
-	uint64_t rising;   /* bit i: a larger value of global i allows at least what a smaller one does */
 	uint64_t shifting; /* bit i: silent steps assign global i */
 	struct values unknown_values;
 	struct walk move_walk, fate_walk, starts[SEKISHO_KINDS];
@@ -202,8 +227,8 @@ struct machine {
 	uint32_t open_runs[SEKISHO_KINDS];
 };
 
-typedef void (*visitor)(struct machine *machine, const struct found *found, const void *context);
-typedef void (*way_visitor)(struct machine *machine, const struct draft *way, const void *context);
+typedef void (*visitor)(struct machine *machine, const struct alternative *alternative, uint32_t valuations, const void *context);
+typedef void (*valuation_visitor)(struct machine *machine, uint32_t valuations, const struct values *values, void *context);
 
 bool machine_open(struct machine *machine, const struct table *table, uint32_t number, uint64_t *memory);
 void machine_close(struct machine *machine);
@@ -225,17 +250,29 @@ uint32_t step_forget(struct machine *machine, bool late);
 /* The same set, late; what has the same runs is merged where they are to be `few`. */
 uint32_t step_loosen(struct machine *machine, uint32_t set, bool few);
 
-/* engine_explore.c */
-bool explore_open(struct machine *machine, uint64_t *memory);
-void explore_close(struct machine *machine);
-void explore(struct machine *machine, const uint32_t *members, uint32_t count, bool further, visitor visit, way_visitor on_way,
-	     const void *context);
-struct cause cause_of(const struct machine *machine, const struct found *from, uint32_t run, uint32_t kind);
-struct cause cause_of_opening(const struct machine *machine, const struct found *from, uint32_t kind);
-struct cause cause_of_unknown(const struct machine *machine, const struct found *from, uint32_t kind);
-void cause_add(const struct machine *machine, struct cause *cause, const struct table_edge *edge);
-bool cause_holds(const struct machine *machine, const struct cause *cause);
+/* engine_exact.c */
+bool exact_open(struct machine *machine, uint64_t *memory);
+void exact_close(struct machine *machine);
+void exact_begin(struct machine *machine, const struct alternative *alternative, const struct values *values); /* NULL: the initial ones */
+void exact_take(struct machine *machine, const struct set *set, const struct step *step); /* lists what follows */
+void exact_spread(struct machine *machine, const struct set *set); /* adds to it all that may have come about silently since */
+bool exact_opens(struct machine *machine, const struct table_edge *edge, uint32_t valuations, const struct run *run);
 bool is_silent(const struct machine *machine, const struct table_edge *edge);
+
+/* engine_valuations.c; roots are those of the workshop. */
+bool valuations_open(struct machine *machine, uint64_t *memory);
+void valuations_close(struct machine *machine);
+void valuations_begin(struct machine *machine);
+uint32_t valuations_initial(struct machine *machine);
+uint32_t valuations_single(struct machine *machine, const struct values *values);
+uint32_t valuations_unite(struct machine *machine, uint32_t a, uint32_t b);
+uint32_t valuations_subtract(struct machine *machine, uint32_t a, uint32_t b);
+uint32_t valuations_assign(struct machine *machine, uint32_t from, uint32_t level, uint32_t value, bool any);
+/* Visits all combinations of the values of some globals (a bit for each) with those valuations that have them. */
+void valuations_each(struct machine *machine, uint32_t root, uint64_t which, struct values *values, valuation_visitor visit, void *context);
+bool valuations_tell(struct machine *machine, uint32_t root, uint64_t which); /* one of these is known somewhere */
+void valuations_join(struct machine *machine, uint32_t root, struct values *values); /* what is the same in all of them */
+uint32_t valuations_move(struct machine *machine, const struct pool *from, struct pool *to, uint32_t root);
 
 /* engine_step.c: what steps are made of. */
 bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run);
@@ -244,17 +281,16 @@ void load_values(const struct machine *machine, uint32_t number, struct values *
 void load_run(const struct machine *machine, uint32_t number, struct run *run);
 void draft_run(const struct machine *machine, const struct alternative *alternative, uint32_t index, struct draft *draft);
 void draft_new(const struct machine *machine, const struct alternative *alternative, uint32_t kind, struct draft *draft);
-void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
-		   const struct table_edge *edge, struct draft *draft);
+void unknown_run(const struct machine *machine, uint32_t kind, const struct table_edge *edge, struct run *run);
+void new_run(struct run *run, uint32_t kind);
+void record_reason(struct machine *machine, uint32_t reason);
+bool rule_fits(struct machine *machine, const struct table_node *node, const struct step *step, const struct values *values,
+	       const struct run *run);
+void bind(struct machine *machine, const struct table_node *node, const struct step *step, struct run *run);
+void answer_run(struct machine *machine, const struct step *step, struct run *run);
 void join_values(struct values *into, const struct values *from, uint32_t count);
-bool dominates(const struct machine *machine, const struct values *wide, const struct values *values, uint64_t live);
 bool same_runs(const struct alternative *one, const struct alternative *other);
 bool in_area(const struct machine *machine, const struct run *run, uint32_t node);
-
-/* engine_live.c: of the tracked globals, a bit for each. */
-#define EVERYTHING (~0ull)
-uint64_t live_globals(const struct machine *machine, const struct alternative *alternative, const struct values *values);
-void forget_dead_globals(const struct machine *machine, struct values *values, uint64_t live);
 
 /* engine_late.c */
 bool late_open(struct machine *machine, uint64_t *memory);

@@ -1,12 +1,12 @@
 /*
- * One step of the simulation: every alternative of a set, every run in it that may explain the event, every edge that run may
- * take; then all silent steps that may follow, in every order. The meaning is that of sekisho.protocol.model.
+ * What steps are made of, and those of late sets: every alternative, every run in it that may explain the event, every edge that run
+ * may take. The meaning is that of sekisho.protocol.model; exact sets are those of engine_exact.c.
  */
 #include "engine_state.h"
 
 #include <string.h>
 
-static void record_reason(struct machine *machine, uint32_t reason)
+void record_reason(struct machine *machine, uint32_t reason)
 {
 	/* The reasons of engine.h, from the least telling. */
 	static const uint8_t rank[] = { 0, 0, 0, 0, 1, 2, 3, 6, 5, 4 };
@@ -188,52 +188,17 @@ static bool covers(const struct machine *machine, const struct run *wide, const 
 	return run->area == wide->area;
 }
 
-static bool assigns_globals(const struct machine *machine, const struct table_edge *edge)
-{
-	for (uint32_t i = edge->sets; i < edge->sets + edge->set_count; i++)
-		if (machine->table->sets[i].target & TABLE_GLOBAL_FLAG)
-			return true;
-	return false;
-}
-
-/* Adds a node to the area being made. */
-static bool add_node(struct machine *machine, uint32_t node)
-{
-	uint32_t bit = node - machine->protocol->nodes;
-
-	if (machine->area[bit / 32] >> bit % 32 & 1)
-		return false;
-	machine->area[bit / 32] |= 1u << bit % 32;
-	return true;
-}
-
-/*
- * Adds where a run may be to the area being made: the area of a vague one; else its node and all that it can reach from there
- * silently without anyone noticing, so that areas are closed under such steps (late ones need not be).
- */
+/* Adds where a run may be to the area being made: the area of a vague one; else its node. */
 static void add_run(struct machine *machine, const struct run *run)
 {
-	const struct table *table = machine->table;
-	uint32_t waiting = 0;
+	uint32_t bit = run->node - machine->protocol->nodes;
 
-	if (run->area != NOTHING) {
-		for (uint32_t i = 0; i < machine->store->areas.stride / 4; i++)
-			machine->area[i] |= area_of(machine->store, run->area)[i];
+	if (run->area == NOTHING) {
+		machine->area[bit / 32] |= 1u << bit % 32;
 		return;
 	}
-	if (add_node(machine, run->node) && !machine->late)
-		machine->walk[waiting++] = run->node;
-	while (waiting > 0) {
-		const struct table_node *node = &table->nodes[machine->walk[--waiting]];
-
-		for (uint32_t i = node->edges; i < node->edges + node->edge_count; i++) {
-			uint32_t to = table->edges[i].to;
-
-			if (to != TABLE_END && table->nodes[to].site == TABLE_NONE &&
-			    !assigns_globals(machine, &table->edges[i]) && add_node(machine, to))
-				machine->walk[waiting++] = to;
-		}
-	}
+	for (uint32_t i = 0; i < machine->store->areas.stride / 4; i++)
+		machine->area[i] |= area_of(machine->store, run->area)[i];
 }
 
 /* Makes `into` a run that may be wherever it or `from` may be. False when the store is full. */
@@ -250,8 +215,6 @@ static bool unite(struct machine *machine, struct run *into, const struct run *f
 		}
 		into->node = next_node(machine, into, machine->protocol->nodes);
 	}
-	if (!machine->late) /* the area has silent nodes in it, on the way to which the locals were assigned */
-		into->any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
 	join_run(into, from, machine->local_count);
 	return true;
 }
@@ -261,12 +224,12 @@ static bool same_shape(const struct run *a, const struct run *b)
 	return a->node == b->node && a->area == b->area && a->vcpu == b->vcpu && a->kind == b->kind && a->pending == b->pending;
 }
 
-/* What tells apart where runs wait for an answer: late ones may wait at any of the nodes that bind the same local. */
+/* What tells apart where runs wait for an answer: they may wait at any of the nodes that bind the same local. */
 static uint32_t waits_at(const struct machine *machine, const struct run *run)
 {
 	if (!run->pending)
 		return 0;
-	return machine->late ? machine->table->nodes[run->node].bind : run->node;
+	return machine->table->nodes[run->node].bind;
 }
 
 /* Whether two alternatives have the same runs but for where these are. */
@@ -414,7 +377,7 @@ static bool join(struct machine *machine, uint32_t a, uint32_t b, uint32_t *resu
 	load_values(machine, other->values, &more);
 	join_values(&values, &more, machine->protocol->global_count);
 	joined.values = pool_intern(&machine->store->values, &values);
-	if (machine->late && machine->level == MERGE_BOTH)
+	if (machine->level == MERGE_BOTH)
 		done = overlay_runs(machine, one, other, &joined);
 	else
 		done = same_structure(machine, one, other) ? unite_runs(machine, one, other, &joined)
@@ -429,7 +392,7 @@ static uint64_t merge_key(const struct machine *machine, uint32_t number)
 {
 	const struct alternative *alternative = alternative_of(machine->store, number);
 	uint64_t key = machine->level == MERGE_PLACES ? alternative->values : 0;
-	bool overlay = machine->late && machine->level == MERGE_BOTH;
+	bool overlay = machine->level == MERGE_BOTH;
 
 	if (machine->level == MERGE_ALL)
 		return 0;
@@ -479,12 +442,11 @@ static void list_merged(struct machine *machine, uint32_t number)
 #define MOST_STRAIN (128 * STRAIN_OF_MERGE)
 
 #define LATE_BUDGET 16 /* each costs more, and there is less to tell them apart by */
-#define WORK 256		/* alternatives that an exact step may make for each that it may keep, repeats included */
 #define LATE_WORK 4096 /* that a late one may make */
 
 static uint32_t budget_of(const struct machine *machine)
 {
-	return machine->late && machine->budget > LATE_BUDGET ? LATE_BUDGET : machine->budget;
+	return machine->budget > LATE_BUDGET ? LATE_BUDGET : machine->budget;
 }
 
 /* More alternatives than the budget: those of equal keys become one, level by level until there is room again. */
@@ -503,7 +465,7 @@ static void merge(struct machine *machine)
 		/* What runs there are, and where, is worth more than room; and MERGE_ALL costs a late set nearly all it knows. */
 		if (machine->level == MERGE_VALUES && count <= budget / 2)
 			break;
-		if (machine->late && machine->level == MERGE_BOTH && count <= budget)
+		if (machine->level == MERGE_BOTH && count <= budget)
 			break;
 
 		machine->level++;
@@ -541,11 +503,9 @@ static void list_draft(struct machine *machine, struct draft *draft)
 {
 	uint32_t number = NOTHING;
 
-	if (draft->alternative.late)
-		forget_globals(&draft->values, machine->shifting, machine->protocol->global_count);
-	if (++machine->work > (machine->late ? LATE_WORK : machine->budget * (machine->budget < WORK ? machine->budget : WORK)))
+	forget_globals(&draft->values, machine->shifting, machine->protocol->global_count);
+	if (++machine->work > LATE_WORK)
 		machine->tired = machine->full = true;
-	forget_dead_globals(machine, &draft->values, live_globals(machine, &draft->alternative, &draft->values));
 	draft->alternative.values = pool_intern(&machine->store->values, &draft->values);
 	if (draft->alternative.values != NOTHING)
 		number = pool_intern(&machine->store->alternatives, &draft->alternative);
@@ -635,8 +595,8 @@ static bool value_fits(const struct machine *machine, const struct table_node *n
 }
 
 /* The rule of a place: every element written must fit. */
-static bool rule_fits(struct machine *machine, const struct table_node *node, const struct step *step,
-		      const struct values *values, const struct run *run)
+bool rule_fits(struct machine *machine, const struct table_node *node, const struct step *step, const struct values *values,
+	       const struct run *run)
 {
 	struct variables variables = variables_of(values, run);
 
@@ -653,7 +613,7 @@ static bool rule_fits(struct machine *machine, const struct table_node *node, co
 }
 
 /* Binds what was written; after a read the run waits for the answer. */
-static void bind(struct machine *machine, const struct table_node *node, const struct step *step, struct run *run)
+void bind(struct machine *machine, const struct table_node *node, const struct step *step, struct run *run)
 {
 	uint32_t bound = node->bind < TABLE_LOCALS ? 1u << node->bind : 0, live = node->live;
 
@@ -708,14 +668,14 @@ static bool trim_optional(struct machine *machine, struct alternative *alternati
 	return true;
 }
 
-/* Lists the alternative with the draft's run; where its silent steps are late, also as if it had ended. */
+/* Lists the alternative with the draft's run, and as if it had ended. */
 static void list_moved(struct machine *machine, struct draft *draft)
 {
 	bool moves;
 
-	if (draft->alternative.late && !trim_optional(machine, &draft->alternative, draft->run.kind))
+	if (!trim_optional(machine, &draft->alternative, draft->run.kind))
 		return;
-	if (draft->alternative.late && !draft->run.pending && late_ends(machine, &draft->run, &moves)) {
+	if (!draft->run.pending && late_ends(machine, &draft->run, &moves)) {
 		draft->run.optional = moves && !is_bound(&draft->run);
 		if (!draft->run.optional)
 			list_draft(machine, draft);
@@ -739,14 +699,11 @@ static void take_event(struct machine *machine, const struct table_edge *edge, c
 		record_reason(machine, SEKISHO_REASON_GUARD);
 		return;
 	}
-	cause_add(machine, &draft->cause, edge);
 	assign(machine, edge->sets, edge->set_count, &draft->values, run);
 	if (!rule_fits(machine, node, step, &draft->values, run)) {
 		record_reason(machine, SEKISHO_REASON_VALUE);
 		return;
 	}
-	if (!machine->late && !cause_holds(machine, &draft->cause))
-		return; /* it is among what may follow without the moves that do not matter */
 	run->node = edge->to;
 	run->area = NOTHING;
 	run->optional = 0;
@@ -763,14 +720,19 @@ void draft_run(const struct machine *machine, const struct alternative *alternat
 	remove_run(&draft->alternative, index);
 }
 
+void new_run(struct run *run, uint32_t kind)
+{
+	memset(run, 0, sizeof *run);
+	run->kind = (uint8_t)kind;
+	run->area = NOTHING;
+	run->vcpu = SEKISHO_NO_VCPU;
+}
+
 void draft_new(const struct machine *machine, const struct alternative *alternative, uint32_t kind, struct draft *draft)
 {
 	draft->alternative = *alternative;
 	load_values(machine, alternative->values, &draft->values);
-	memset(&draft->run, 0, sizeof draft->run);
-	draft->run.kind = (uint8_t)kind;
-	draft->run.area = NOTHING;
-	draft->run.vcpu = SEKISHO_NO_VCPU;
+	new_run(&draft->run, kind);
 }
 
 /* While runs of these kinds are open none of `kind` opens: EXCLUDED_BY in sekisho.protocol.model. */
@@ -801,14 +763,11 @@ bool take_slot(const struct machine *machine, const struct nesting *nesting, str
 }
 
 /* An unknown run of this kind turns out to be at an edge's source, with any locals. */
-void draft_unknown(const struct machine *machine, const struct alternative *alternative, uint32_t kind,
-			  const struct table_edge *edge, struct draft *draft)
+void unknown_run(const struct machine *machine, uint32_t kind, const struct table_edge *edge, struct run *run)
 {
-	draft_new(machine, alternative, kind, draft);
-	draft->run.node = edge->from;
-	draft->run.any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
-	if (draft->alternative.unknown[kind] != UNLIMITED)
-		draft->alternative.unknown[kind]--;
+	new_run(run, kind);
+	run->node = edge->from;
+	run->any = machine->local_count < 32 ? (1u << machine->local_count) - 1 : 0xffffffffu;
 }
 
 static void begin_list(struct machine *machine, bool late)
@@ -825,11 +784,8 @@ static void begin_list(struct machine *machine, bool late)
 	machine->listed = 0;
 	machine->level = MERGE_NOTHING;
 	machine->work = machine->walk_work = machine->head_count = 0;
-	machine->found_base += machine->found_count;
-	machine->found_count = 0;
-	machine->before.runs = machine->store->runs.count;
-	machine->before.values = machine->store->values.count;
-	machine->before.alternatives = machine->store->alternatives.count;
+	machine->held.values = machine->store->values.count;
+	machine->held.alternatives = machine->store->alternatives.count;
 	machine->full = machine->tired = false;
 	machine->by_value = false;
 	machine->reason = SEKISHO_REASON_NONE;
@@ -859,62 +815,10 @@ static uint32_t put_back(struct machine *machine, struct kept *kept)
 	return pool_intern(&machine->store->alternatives, &kept->alternative);
 }
 
-/* Whether `wide` allows whatever `values` allows, of which only the `live` ones matter. */
-bool dominates(const struct machine *machine, const struct values *wide, const struct values *values, uint64_t live)
-{
-	for (uint32_t i = 0; i < machine->protocol->global_count; i++) {
-		bool rises = machine->rising >> i & 1;
-
-		if ((wide->any | ~live) >> i & 1)
-			continue;
-		if (values->any >> i & 1 ? !rises || wide->global[i] == 0
-					 : wide->global[i] != values->global[i] && !(rises && wide->global[i] > values->global[i]))
-			return false;
-	}
-	return true;
-}
-
 bool same_runs(const struct alternative *one, const struct alternative *other)
 {
 	return one->count == other->count && memcmp(one->unknown, other->unknown, sizeof one->unknown) == 0 &&
 	       memcmp(one->runs, other->runs, one->count * sizeof one->runs[0]) == 0;
-}
-
-/* Whether the alternative at place `wide` of the list has the same runs as that at `place` and allows whatever it allows. */
-static bool covers_listed(const struct machine *machine, uint32_t wide, uint32_t place)
-{
-	const struct alternative *one = alternative_of(machine->store, machine->list[wide]);
-	const struct alternative *other = alternative_of(machine->store, machine->list[place]);
-
-	return same_runs(one, other) && dominates(machine, values_of(machine->store, one->values),
-						  values_of(machine->store, other->values), machine->keys[place]);
-}
-
-/* Of two alternatives with the same runs, one that allows no more than the other is dropped. */
-static void drop_dominated(struct machine *machine)
-{
-	uint32_t kept = 0;
-
-	for (uint32_t i = 0; i < machine->listed; i++) {
-		const struct alternative *alternative = alternative_of(machine->store, machine->list[i]);
-
-		machine->keys[i] = live_globals(machine, alternative, values_of(machine->store, alternative->values));
-	}
-	for (uint32_t i = 0; i < machine->listed; i++) {
-		bool dominated = false;
-
-		for (uint32_t j = 0; j < machine->listed && !dominated; j++) {
-			/* Those before `kept` stay; of two that allow the same the first one does. */
-			if (j == i || (j >= kept && j < i))
-				continue;
-			dominated = covers_listed(machine, j, i) && (j < i || !covers_listed(machine, i, j));
-		}
-		if (dominated)
-			continue;
-		machine->list[kept] = machine->list[i];
-		machine->keys[kept++] = machine->keys[i];
-	}
-	machine->listed = kept;
 }
 
 /* Forgets all that was found on the way, but for what has been listed. Of runs in late sets other tables know, by their numbers. */
@@ -922,12 +826,13 @@ static void tidy(struct machine *machine)
 {
 	struct store *store = machine->store;
 
+	/* In exact steps nothing is stored but what is kept, and runs, of which there are few. */
+	if (!machine->late)
+		return;
 	for (uint32_t i = 0; i < machine->listed; i++)
 		keep(machine, machine->list[i], &machine->kept[i]);
-	if (!machine->late)
-		pool_truncate(&store->runs, machine->before.runs);
-	pool_truncate(&store->values, machine->before.values);
-	pool_truncate(&store->alternatives, machine->before.alternatives);
+	pool_truncate(&store->values, machine->held.values);
+	pool_truncate(&store->alternatives, machine->held.alternatives);
 	for (uint32_t i = 0; i < machine->listed; i++)
 		machine->list[i] = put_back(machine, &machine->kept[i]);
 }
@@ -939,8 +844,6 @@ static uint32_t finish_list(struct machine *machine)
 		tidy(machine);
 		return NOTHING;
 	}
-	if (!machine->late)
-		drop_dominated(machine);
 	tidy(machine);
 	sort_words(machine->list, machine->listed);
 	return store_set(machine->store, machine->list, machine->listed);
@@ -1056,131 +959,97 @@ static void late_openings(struct machine *machine, const struct alternative *alt
 	}
 }
 
-static void event_edges(struct machine *machine, const struct found *from, uint32_t index, uint32_t number, const struct step *step)
+/* Unknown runs that make themselves known by this event. */
+static void late_unknown(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
+			 const struct step *step)
 {
-	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-	struct draft draft;
-
-	draft_run(machine, alternative, index, &draft);
-	draft.cause = cause_of(machine, from, alternative->runs[index], draft.run.kind);
-	draft.run.node = number;
-	draft.run.area = NOTHING;
-	take_edges(machine, &draft, step);
-}
-
-static void event_moves(struct machine *machine, const struct found *from, const struct nesting *nesting, const struct step *step)
-{
-	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-
-	for (uint32_t i = 0; i < alternative->count; i++) {
-		const struct run *run = run_of(machine->store, alternative->runs[i]);
-		uint32_t node;
-
-		if (!may_move(machine, nesting, run, i, step->vcpu))
-			continue;
-		if (alternative->late) {
-			late_moves(machine, alternative, i, step);
-			continue;
-		}
-		for (node = next_node(machine, run, machine->protocol->nodes); node != NOTHING;
-		     node = next_node(machine, run, node + 1))
-			event_edges(machine, from, i, node, step);
-	}
-}
-
-/* Runs that open with this event, and unknown runs that make themselves known by it. */
-static void event_candidates(struct machine *machine, const struct found *from, const struct nesting *nesting,
-			     const struct step *step)
-{
-	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-	struct draft draft;
-
 	for (uint32_t i = 0; i < machine->candidate_count; i++) {
 		const struct table_edge *edge = &machine->table->edges[machine->candidates[i]];
 		uint32_t kinds = edge->from & TABLE_ENTRY_FLAG ? 0 : machine->table->nodes[edge->from].kinds;
 
-		if (edge->from & TABLE_ENTRY_FLAG) {
-			uint32_t kind = machine->table->entries[edge->from & ~TABLE_ENTRY_FLAG].kind;
-
-			draft_new(machine, alternative, kind, &draft);
-			draft.cause = cause_of_opening(machine, from, kind);
-			if (may_enter(machine, nesting, kind) && take_slot(machine, nesting, &draft.alternative, kind))
-				take_event(machine, edge, step, &draft);
-		}
 		for (uint32_t kind = 0; kinds != 0 && kind < SEKISHO_KINDS; kind++) {
+			struct draft draft;
+
 			if (!(kinds >> kind & 1) || alternative->unknown[kind] == 0 || !may_enter(machine, nesting, kind))
 				continue;
-			draft_unknown(machine, alternative, kind, edge, &draft);
-			draft.cause = cause_of_unknown(machine, from, kind);
+			draft_new(machine, alternative, kind, &draft);
+			unknown_run(machine, kind, edge, &draft.run);
+			if (draft.alternative.unknown[kind] != UNLIMITED)
+				draft.alternative.unknown[kind]--;
 			take_event(machine, edge, step, &draft);
 		}
 	}
 }
 
-static void take_request(struct machine *machine, const struct found *from, const void *context)
+/* A run that opens with the event itself. */
+static void late_entering(struct machine *machine, const struct alternative *alternative, const struct nesting *nesting,
+			  const struct step *step)
 {
-	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-	const struct step *step = context;
+	for (uint32_t i = 0; i < machine->candidate_count; i++) {
+		const struct table_edge *edge = &machine->table->edges[machine->candidates[i]];
+		struct draft draft;
+		uint32_t kind;
+
+		if (!(edge->from & TABLE_ENTRY_FLAG))
+			continue;
+		kind = machine->table->entries[edge->from & ~TABLE_ENTRY_FLAG].kind;
+		draft_new(machine, alternative, kind, &draft);
+		if (may_enter(machine, nesting, kind) && take_slot(machine, nesting, &draft.alternative, kind))
+			take_event(machine, edge, step, &draft);
+	}
+}
+
+static void late_request(struct machine *machine, const struct alternative *alternative, const struct step *step)
+{
 	struct nesting nesting;
 
 	find_nesting(machine, alternative, step->vcpu, &nesting);
-	event_moves(machine, from, &nesting, step);
-	event_candidates(machine, from, &nesting, step);
-	if (alternative->late)
-		late_openings(machine, alternative, &nesting, step);
+	for (uint32_t i = 0; i < alternative->count; i++)
+		if (may_move(machine, &nesting, run_of(machine->store, alternative->runs[i]), i, step->vcpu))
+			late_moves(machine, alternative, i, step);
+	late_entering(machine, alternative, &nesting, step);
+	late_openings(machine, alternative, &nesting, step);
+	late_unknown(machine, alternative, &nesting, step);
 }
 
-/* A run on its way comes to a place. */
-static void take_way(struct machine *machine, const struct draft *way, const void *context)
+/* The answer to a run's read; or it never came, and the local may be anything. */
+void answer_run(struct machine *machine, const struct step *step, struct run *run)
 {
-	const struct step *step = context;
-	struct nesting nesting;
+	bool any = step->kind == STEP_UNANSWERED || step->any_value || step->count != 1;
+	uint32_t local = machine->table->nodes[run->node].bind;
 
-	find_nesting(machine, &way->alternative, step->vcpu, &nesting);
-	if (is_bound(&way->run) ? way->run.vcpu == step->vcpu : may_enter(machine, &nesting, way->run.kind))
-		take_edges(machine, way, step);
+	run->pending = 0;
+	run->vcpu = run->kind >= SEKISHO_IRQ ? run->vcpu : SEKISHO_NO_VCPU;
+	if (local >= TABLE_LOCALS)
+		return;
+	machine->by_value |= !any;
+	run->local[local] = any ? 0 : step->value;
+	run->any = (run->any & ~(1u << local)) | (uint32_t)any << local;
 }
 
-/* The answer to the read that a run of this vCPU waits for; or it never came, and the local may be anything. */
-static void take_answer(struct machine *machine, uint32_t number, const struct step *step)
+static void late_answer(struct machine *machine, uint32_t number, const struct step *step)
 {
 	const struct alternative *alternative = alternative_of(machine->store, number);
-	bool any = step->kind == STEP_UNANSWERED || step->any_value || step->count != 1;
 	struct draft draft;
 
 	for (uint32_t i = 0; i < alternative->count; i++) {
 		const struct run *run = run_of(machine->store, alternative->runs[i]);
-		const struct table_node *node = &machine->table->nodes[run->node];
 
 		if (!run->pending || run->vcpu != step->vcpu)
 			continue;
 		draft_run(machine, alternative, i, &draft);
-		draft.run.pending = 0;
-		draft.run.vcpu = run->kind >= SEKISHO_IRQ ? run->vcpu : SEKISHO_NO_VCPU;
-		if (node->bind < TABLE_LOCALS) {
-			machine->by_value |= !any;
-			draft.run.local[node->bind] = any ? 0 : step->value;
-			draft.run.any = (draft.run.any & ~(1u << node->bind)) | (uint32_t)any << node->bind;
-		}
+		answer_run(machine, step, &draft.run);
 		list_moved(machine, &draft);
 		return; /* a vCPU waits for one answer at a time */
 	}
 	list_number(machine, number);
 }
 
-static void take_signal(struct machine *machine, const struct found *from, const void *context)
+static void late_signal(struct machine *machine, const struct alternative *alternative, const struct step *step)
 {
-	const struct alternative *alternative = alternative_of(machine->store, from->alternative);
-	const struct step *step = context;
 	const struct table_protocol *protocol = machine->protocol;
 	struct run none = { .node = 0 };
 	struct draft draft;
-
-	draft.cause = cause_of(machine, from, NOTHING, 0);
-	draft.cause.reads = machine->signal_reads;
-	draft.cause.writes = machine->signal_writes;
-	if (!alternative->late && !cause_holds(machine, &draft.cause))
-		return;
 
 	draft.alternative = *alternative;
 	load_values(machine, alternative->values, &draft.values);
@@ -1193,6 +1062,19 @@ static void take_signal(struct machine *machine, const struct found *from, const
 	list_draft(machine, &draft);
 }
 
+/* What follows on a late alternative. */
+static void late_take(struct machine *machine, uint32_t number, const struct step *step)
+{
+	const struct alternative *alternative = alternative_of(machine->store, number);
+
+	if (step->kind == STEP_SIGNAL)
+		late_signal(machine, alternative, step);
+	else if (step->kind == STEP_REQUEST)
+		late_request(machine, alternative, step);
+	else
+		late_answer(machine, number, step);
+}
+
 uint32_t step_take(struct machine *machine, uint32_t number, const struct step *step)
 {
 	struct set set = machine->store->sets[number];
@@ -1203,17 +1085,15 @@ uint32_t step_take(struct machine *machine, uint32_t number, const struct step *
 	if (step->kind == STEP_REQUEST)
 		find_candidates(machine, step);
 	machine->by_value |= step->kind == STEP_SIGNAL;
-	if (step->kind == STEP_SIGNAL)
-		explore(machine, members, set.count, !machine->late, take_signal, NULL, step);
-	else if (step->kind == STEP_REQUEST && machine->candidate_count > 0)
-		explore(machine, members, set.count, !machine->late, take_request, take_way, step);
-	for (uint32_t i = 0; i < set.count && step->kind != STEP_REQUEST && step->kind != STEP_SIGNAL && !machine->full; i++)
-		take_answer(machine, members[i], step);
+	if (!machine->late)
+		exact_take(machine, &set, step);
+	for (uint32_t i = 0; machine->late && i < set.count && !machine->full; i++)
+		late_take(machine, members[i], step);
 	if (machine->listed == 0 && !machine->full) {
 		tidy(machine);
 		return DENIED | machine->reason;
 	}
-	for (uint32_t i = 0; step->keep && i < set.count; i++)
+	for (uint32_t i = 0; machine->late && step->keep && i < set.count; i++)
 		list_number(machine, members[i]);
 	return finish_list(machine);
 }
@@ -1225,7 +1105,12 @@ void step_look(struct machine *machine, visitor visit, const void *context)
 	const uint32_t *members = machine->store->members + set.first;
 
 	begin_list(machine, set.count > 0 && alternative_of(machine->store, members[0])->late);
-	explore(machine, members, set.count, !machine->late, visit, NULL, context);
+	if (!machine->late)
+		exact_spread(machine, &set);
+	for (uint32_t i = 0; !machine->late && i < machine->before_event.count; i++)
+		visit(machine, &machine->before_event.list[i].alternative, machine->before_event.list[i].total, context);
+	for (uint32_t i = 0; machine->late && i < set.count; i++)
+		visit(machine, alternative_of(machine->store, members[i]), 0, context);
 	tidy(machine);
 }
 
@@ -1271,7 +1156,10 @@ uint32_t step_begin(struct machine *machine, bool late)
 	memset(&draft, 0, sizeof draft);
 	draft.alternative.late = late;
 	begin_list(machine, late);
-	list_initial(machine, &draft);
+	if (late)
+		list_initial(machine, &draft);
+	else
+		exact_begin(machine, &draft.alternative, NULL);
 	return finish_list(machine);
 }
 
@@ -1288,7 +1176,10 @@ uint32_t step_forget(struct machine *machine, bool late)
 		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
 			if (machine->table->nodes[i].kinds >> kind & 1)
 				draft.alternative.unknown[kind] = (uint8_t)most_runs(machine, kind);
-	list_draft(machine, &draft);
+	if (late)
+		list_draft(machine, &draft);
+	else
+		exact_begin(machine, &draft.alternative, &draft.values);
 	return finish_list(machine);
 }
 
@@ -1298,7 +1189,7 @@ uint32_t step_forget(struct machine *machine, bool late)
  * Lists an alternative, late. A run that may have ended since its last event becomes optional; one that is bound to a virtual CPU,
  * and so keeps others off it, is there or not.
  */
-static void list_loosened(struct machine *machine, const struct alternative *alternative)
+static void list_loosened(struct machine *machine, const struct alternative *alternative, const struct values *values)
 {
 	uint32_t bound[MOST_ENDINGS], endings = 0;
 	uint8_t optional[MOST_RUNS] = { 0 }, over[MOST_RUNS] = { 0 };
@@ -1324,7 +1215,7 @@ static void list_loosened(struct machine *machine, const struct alternative *alt
 		bool done = true;
 
 		memcpy(draft.alternative.unknown, alternative->unknown, sizeof draft.alternative.unknown);
-		load_values(machine, alternative->values, &draft.values);
+		draft.values = *values;
 		for (uint32_t i = 0, next = 0; i < alternative->count && done; i++) {
 			bool is_over = over[i];
 
@@ -1347,7 +1238,17 @@ uint32_t step_loosen(struct machine *machine, uint32_t number, bool few)
 
 	begin_list(machine, true);
 	machine->level = few ? MERGE_BOTH : MERGE_NOTHING;
-	for (uint32_t i = 0; i < set.count && !machine->full; i++)
-		list_loosened(machine, alternative_of(machine->store, machine->store->members[set.first + i]));
+	valuations_begin(machine);
+	for (uint32_t i = 0; i < set.count && !machine->full; i++) {
+		const struct alternative *alternative = alternative_of(machine->store, machine->store->members[set.first + i]);
+		struct values values;
+
+		/* Of an exact one what all its valuations say is known. */
+		if (alternative->late)
+			load_values(machine, alternative->values, &values);
+		else
+			valuations_join(machine, valuations_move(machine, &machine->store->branches, &machine->workshop, alternative->values), &values);
+		list_loosened(machine, alternative, &values);
+	}
 	return finish_list(machine);
 }

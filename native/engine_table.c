@@ -7,10 +7,10 @@
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the table is used in place");
-_Static_assert(sizeof(struct table_head) == 36 + 16 * 8, "layout of sekisho.policy.table");
+_Static_assert(sizeof(struct table_head) == 36 + 15 * 8, "layout of sekisho.policy.table");
 _Static_assert(sizeof(struct table_range) == 40 && sizeof(struct table_site) == 48, "layout of sekisho.policy.table");
-_Static_assert(sizeof(struct table_protocol) == 64 && sizeof(struct table_node) == 80, "layout of sekisho.policy.table");
-_Static_assert(sizeof(struct table_edge) == 24 && sizeof(struct table_gate) == 16, "layout of sekisho.policy.table");
+_Static_assert(sizeof(struct table_protocol) == 56 && sizeof(struct table_node) == 68, "layout of sekisho.policy.table");
+_Static_assert(sizeof(struct table_edge) == 24 && sizeof(struct table_global) == 12, "layout of sekisho.policy.table");
 
 struct loader {
 	struct table *table;
@@ -71,8 +71,7 @@ static bool find_sections(const struct loader *loader)
 #define SECTION(name) find_section(loader, #name, head->name, sizeof *table->name, (const void **)&table->name)
 	return SECTION(strings) && SECTION(windows) && SECTION(code) && SECTION(constants) && SECTION(ranges) &&
 	       SECTION(lines) && SECTION(protocols) && SECTION(sites) && SECTION(globals) && SECTION(entries) &&
-	       SECTION(nodes) && SECTION(addresses) && SECTION(edges) && SECTION(sets) && SECTION(signals) &&
-	       SECTION(gates);
+	       SECTION(nodes) && SECTION(addresses) && SECTION(edges) && SECTION(sets) && SECTION(signals);
 #undef SECTION
 }
 
@@ -204,7 +203,7 @@ static bool check_shares(const struct loader *loader)
 {
 	const struct table *table = loader->table;
 	const struct table_head *head = table->head;
-	uint64_t globals = 0, entries = 0, nodes = 0, edges = 0, signals = 0, gates = 0;
+	uint64_t globals = 0, entries = 0, nodes = 0, edges = 0, signals = 0;
 
 	if (head->protocols.count > TABLE_PROTOCOLS)
 		return fault(loader, "damaged table: %u protocols", head->protocols.count);
@@ -212,7 +211,7 @@ static bool check_shares(const struct loader *loader)
 		const struct table_protocol *protocol = &table->protocols[i];
 
 		if (protocol->globals != globals || protocol->entries != entries || protocol->nodes != nodes ||
-		    protocol->edges != edges || protocol->signals != signals || protocol->gates != gates || !is_string(table, protocol->name) ||
+		    protocol->edges != edges || protocol->signals != signals || !is_string(table, protocol->name) ||
 		    protocol->global_count > TABLE_GLOBALS || protocol->local_count > TABLE_LOCALS)
 			return fault(loader, "damaged table: protocol %u", i);
 		for (int kind = 0; kind < SEKISHO_KINDS; kind++)
@@ -223,13 +222,12 @@ static bool check_shares(const struct loader *loader)
 		nodes += protocol->node_count;
 		edges += protocol->edge_count;
 		signals += protocol->signal_count;
-		gates += protocol->gate_count;
 		if (globals > head->globals.count || entries > head->entries.count || nodes > head->nodes.count ||
-		    edges > head->edges.count || signals > head->signals.count || gates > head->gates.count)
+		    edges > head->edges.count || signals > head->signals.count)
 			return fault(loader, "damaged table: protocol %u lies outside it", i);
 	}
 	if (globals != head->globals.count || entries != head->entries.count || nodes != head->nodes.count ||
-	    edges != head->edges.count || signals != head->signals.count || gates != head->gates.count)
+	    edges != head->edges.count || signals != head->signals.count)
 		return fault(loader, "damaged table: records that no protocol owns");
 	return true;
 }
@@ -242,7 +240,7 @@ static bool check_protocol(const struct loader *loader, uint32_t number)
 	for (uint32_t i = protocol->globals; i < protocol->globals + protocol->global_count; i++) {
 		const struct table_global *global = &table->globals[i];
 
-		if (!is_string(table, global->name) || global->initial_count < 1 || global->rising > 1 ||
+		if (!is_string(table, global->name) || global->initial_count < 1 ||
 		    !within(global->initial, global->initial_count, table->head->constants.count))
 			return fault(loader, "damaged table: global %u", i);
 	}
@@ -265,10 +263,6 @@ static bool check_protocol(const struct loader *loader, uint32_t number)
 	for (uint32_t i = protocol->signals; i < protocol->signals + protocol->signal_count; i++)
 		if (!check_sets(loader, protocol, table->signals[i].sets, table->signals[i].set_count, 0))
 			return fault(loader, "damaged table: signal %u", i);
-	for (uint32_t i = protocol->gates; i < protocol->gates + protocol->gate_count; i++)
-		if (table->gates[i].when != TABLE_NONE &&
-		    !expression_check(table, table->gates[i].when, protocol->global_count, 0, false))
-			return fault(loader, "damaged table: gate %u", i);
 	return true;
 }
 

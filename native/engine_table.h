@@ -22,7 +22,7 @@
 #define TABLE_GLOBALS 64
 #define TABLE_LOCALS 32
 #define TABLE_SLOTS 15
-#define TABLE_BUDGET 16384
+#define TABLE_BUDGET 65536
 #define EXPRESSION_STACK 64
 
 enum value_kind { VALUE_ANY = 0, VALUE_SET = 1, VALUE_BITS = 2, VALUE_EXPRESSION = 3 };
@@ -43,7 +43,7 @@ struct table_head {
 	uint32_t version, size, checksum;
 	uint32_t match, on_denial, firmware_allowed, budget;
 	struct table_section strings, windows, code, constants, ranges, lines, protocols, sites;
-	struct table_section globals, entries, nodes, addresses, edges, sets, signals, gates;
+	struct table_section globals, entries, nodes, addresses, edges, sets, signals;
 };
 
 struct table_range { uint64_t first, last; uint32_t name, space, scope, device, bar, reserved; };
@@ -58,9 +58,9 @@ struct table_protocol {
 	uint32_t name;
 	uint8_t slots[8];
 	uint32_t globals, global_count, local_count, entries, entry_count, nodes, node_count, edges, edge_count;
-	uint32_t signals, signal_count, gates, gate_count;
+	uint32_t signals, signal_count;
 };
-struct table_global { uint32_t name, initial, initial_count, rising; /* more is never less: see sekisho.policy.rising */ };
+struct table_global { uint32_t name, initial, initial_count; };
 struct table_entry { uint32_t name, kind, edges, edge_count; };
 struct table_node {
 	uint32_t name, site, addresses, address_count;
@@ -71,14 +71,11 @@ struct table_node {
 	uint32_t needed; /* locals that matter for its rule and after it, but for the one it binds */
 	uint32_t over;	 /* set by the loader: all a run can do from here is end, unnoticed */
 	uint32_t passing; /* silent; no other run moves while one is here */
-	uint32_t reserved;
-	uint64_t globals; /* live while a run is here: see sekisho.policy.liveness */
 };
 struct table_address { uint64_t first, last; };
 struct table_edge { uint32_t from, to, when, sets, set_count, reserved; };
 struct table_set { uint32_t target, code; };
 struct table_signal { uint32_t line, level, sets, set_count; };
-struct table_gate { uint64_t globals; /* live while it may hold */ uint32_t when, reserved; };
 
 struct table {
 	uint8_t *bytes; /* own copy */
@@ -97,7 +94,6 @@ struct table {
 	const struct table_edge *edges;
 	const struct table_set *sets;
 	const struct table_signal *signals;
-	const struct table_gate *gates;
 	uint8_t pio_scope[65536];
 };
 

@@ -54,7 +54,7 @@ int main(int count, char **arguments)
 	allocations = 0;
 	if (engine == NULL || prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0)
 		return 2;
-	for (int round = 0; round < 5000; round++) {
+	for (int round = 0; round < 1000; round++) {
 		for (size_t i = 0; i < sizeof script; i++) {
 			state = state * 1664525u + 1013904223u;
 			script[i] = (uint8_t)(state >> 24);

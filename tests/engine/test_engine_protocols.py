@@ -420,19 +420,22 @@ def test_a_denial_says_why_and_what_would_have_been_allowed(steps: list[Event], 
 
 
 def test_past_the_budget_alternatives_are_merged_and_nothing_true_is_denied() -> None:
-    # Any subset of 4 bits may have been set silently when they are looked at: far more alternatives than a budget of 4.
+    # Any subset of 4 bits may have been set silently when they are looked at, by up to 4 runs that then wait.
     bits = [f"b{index}" for index in range(4)]
     sum_of_bits = " | ".join(f"{bit} << {index}" for index, bit in enumerate(bits))
     many = protocol(
         {
-            **{f"task:{bit}": (Edge(END, "", {bit: "1"}),) for bit in bits},
+            **{f"task:{bit}": (Edge(f"wait-{bit}", "", {bit: "1"}),) for bit in bits},
             "irq:ask": (Edge("ask", "", {"seen": sum_of_bits}),),
         },
         (
             place("ask", OUT, "0x11", Edge("tell")),
             place("tell", OUT, "0x10", Edge(END), value=Expression(("seen",))),
+            *(Node(f"wait-{bit}", edges=(Edge(bit),)) for bit in bits),
+            *(place(bit, OUT, "0x13", Edge(END)) for bit in bits),
         ),
         variables=dict.fromkeys([*bits, "seen"], 0),
+        slots={"task": 4},
     )
     with Engine(policy(many, budget=1000)) as exact, Engine(policy(many, budget=4)) as merged:
         for engine in (exact, merged):
@@ -441,7 +444,7 @@ def test_past_the_budget_alternatives_are_merged_and_nothing_true_is_denied() ->
                 assert engine.request(write(0, "0x11")) is None
                 assert engine.request(write(value, "0x10")) is None
             assert engine.request(write(0, "0x12")) is not None
-        assert exact.statistics().most_alternatives == 16
+        assert exact.statistics().most_alternatives == 70  # ways to have at most 4 runs of 4 kinds
         assert exact.statistics().merges == 0
         assert merged.statistics().most_alternatives <= 4
         assert merged.statistics().merges > 0
@@ -561,3 +564,17 @@ def test_merging_forgets_where_runs_are_before_it_forgets_how_they_go_on() -> No
         assert engine.statistics().merges > 0
         assert engine.request(write(0, "0x10")) is None
         assert engine.request(write(0, "0x11")) is None
+
+
+@pytest.mark.parametrize(("count", "told_apart"), [(64, True), (65, False)])
+def test_of_a_global_with_many_values_it_is_no_longer_known_which_go_with_what(count: int, told_apart: bool) -> None:
+    nodes = (place("show", OUT, "0x10", Edge("show"), value=Expression(("g",))),)
+    rules = policy(protocol({"task": (Edge("show"),)}, nodes, variables={"g": 0}))
+    (shown,) = rules.protocols
+    rules = replace(rules, protocols=(replace(shown, globals=(Global("g", tuple(range(count))),)),))
+    with Engine(rules) as engine:
+        for value in range(count):
+            engine.reset()
+            assert engine.request(write(value, "0x10")) is None
+            assert (engine.request(write((value + 1) % count, "0x10")) is not None) == told_apart
+        assert (engine.statistics().merges == 0) == told_apart

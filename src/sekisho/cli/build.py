@@ -56,7 +56,7 @@ def build(
     from sekisho.policy import Policy, write
     from sekisho.policy.catalogue import device as known
     from sekisho.policy.catalogue import devices_of
-    from sekisho.policy.model import VERSION
+    from sekisho.policy.model import DEFAULT_BUDGET, GUARDED_BUDGET, VERSION
     from sekisho.protocol.assumption import ASSUMPTIONS
 
     # Nearly everything lives to the end: looking for garbage takes a third of the time.
@@ -81,6 +81,7 @@ def build(
         on_denial=on_denial,
         match=match,
         firmware=firmware,
+        budget=GUARDED_BUDGET if guards else DEFAULT_BUDGET,
         devices=devices,
         protocols=tuple(protocols),
     )

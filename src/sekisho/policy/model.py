@@ -37,12 +37,18 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     comment: str = ""
 
 
+DEFAULT_BUDGET = 1024
+GUARDED_BUDGET = 32768
+"""For protocols with guards: where system calls, work and timers meet, thousands of sets of open runs are possible."""
+
+
 class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One virtual machine's policy.
 
     `match` says whether an event must come from the driver's own instruction (`ip`) or is judged by the sequence alone.
     `firmware` lets requests of firmware through until the driver has made its first one. `budget` bounds how many
-    explanations of the past the engine follows before it merges some into looser ones.
+    explanations of the past the engine follows, each a set of open runs, and so its work for one event; where more are
+    possible it allows more.
     """
 
     version: int
@@ -50,6 +56,6 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     on_denial: Literal["drop", "pause", "kill"] = "drop"
     match: Literal["ip", "sequence"] = "ip"
     firmware: Literal["allow", "deny"] = "deny"
-    budget: Annotated[int, Meta(ge=1, le=16384)] = 1024
+    budget: Annotated[int, Meta(ge=1, le=65536)] = DEFAULT_BUDGET
     devices: tuple[Device, ...] = ()
     protocols: tuple[Protocol, ...] = ()

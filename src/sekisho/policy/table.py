@@ -2,7 +2,7 @@
 
 The layout is that of the structures in `native/engine_table.h`, little endian; the loader there trusts nothing in it.
 Locals that are never needed at the same time share a slot of the run, and those that are dead at a node are zero
-there, so that equal futures are equal states; so are globals that nobody will look at.
+there, so that equal futures are equal states.
 """
 
 import struct
@@ -12,15 +12,13 @@ from collections.abc import Iterable
 
 from sekisho.policy.address import Range, parse_ranges
 from sekisho.policy.compose import prepare
-from sekisho.policy.liveness import ALWAYS, live_globals
 from sekisho.policy.model import Policy, PolicyError
-from sekisho.policy.rising import rising
 from sekisho.policy.validation import BAR, validate
 from sekisho.protocol.expression import Tree, compile_expression, names, parse
 from sekisho.protocol.model import END, Bits, Constants, Edge, Expression, Kind, Node, Protocol
 
 MAGIC = b"SEKISHO\0"
-VERSION = 5
+VERSION = 6
 KINDS: tuple[Kind, ...] = ("init", "exit", "task", "work", "irq", "timer")
 MOST_LOCALS = 32
 """Locals of one run that are needed at the same time."""
@@ -34,7 +32,7 @@ _SPACE = {"pio": 0, "mmio": 1}
 _DIRECTION = {"in": 0, "out": 1}
 _SECTIONS = (
     *("strings", "windows", "code", "constants", "ranges", "lines", "protocols", "sites"),
-    *("globals", "entries", "nodes", "addresses", "edges", "sets", "signals", "gates"),
+    *("globals", "entries", "nodes", "addresses", "edges", "sets", "signals"),
 )
 
 
@@ -180,18 +178,12 @@ class _ProtocolTable:
     def _write(self) -> None:
         table, protocol = self.table, self.protocol
         first_global = table.counts["globals"]
-        more = rising(protocol)
         for variable in protocol.globals:
             initial = table.constants(sorted(set(variable.initial)))
-            table.add("globals", "4I", table.string(variable.name), *initial, variable.name in more)
+            table.add("globals", "3I", table.string(variable.name), *initial)
         first_signal = table.counts["signals"]
         for signal in protocol.signals:
             table.add("signals", "4I", signal.line, signal.level, *self._sets(signal.set, frozenset()))
-        live, gates = live_globals(protocol)
-        first_gate = table.counts["gates"]
-        for gate, looked in gates.items():
-            if gate == ALWAYS or not looked <= gates[ALWAYS]:
-                table.add("gates", "Q2I", self._mask(looked), _NONE if gate == ALWAYS else self._code(gate), 0)
         kinds = _kinds(protocol)
         first_edge = table.counts["edges"]
         first_entry = table.counts["entries"]
@@ -199,11 +191,11 @@ class _ProtocolTable:
             edges = self._edges(entry.edges, _ENTRY | first_entry + number)
             table.add("entries", "4I", table.string(entry.name), KINDS.index(entry.kind), *edges)
         for node in protocol.nodes:
-            self._node(node, sum(1 << KINDS.index(kind) for kind in kinds[node.id]), self._mask(live[node.id]))
+            self._node(node, sum(1 << KINDS.index(kind) for kind in kinds[node.id]))
         slots = (protocol.slots.get(kind, 1) for kind in KINDS)
         table.add(
             "protocols",
-            "I8B13I",
+            "I8B11I",
             table.string(protocol.name),
             *slots,
             0,
@@ -219,15 +211,9 @@ class _ProtocolTable:
             table.counts["edges"] - first_edge,
             first_signal,
             len(protocol.signals),
-            first_gate,
-            table.counts["gates"] - first_gate,
         )
 
-    def _mask(self, names: Iterable[str]) -> int:
-        """A bit for each of these globals."""
-        return sum(1 << self.tracked[name] for name in names)
-
-    def _node(self, node: Node, kinds: int, globals_: int) -> None:
+    def _node(self, node: Node, kinds: int) -> None:
         table = self.table
         site, addresses, value, bind = _NONE, (0, 0), (0, 0, 0, 0, 0), _NONE
         if node.site is not None:
@@ -244,8 +230,7 @@ class _ProtocolTable:
         before = sum(1 << slot for slot in {self.slots[name] for name in _needed_at(node, self.live)})
         edges = self._edges(node.edges, self.numbers[node.id])
         name = table.string(node.id)
-        rest = kinds, live, before, 0, node.passing, 0, globals_
-        table.add("nodes", "18IQ", name, site, *addresses, *value, bind, *edges, *rest)
+        table.add("nodes", "17I", name, site, *addresses, *value, bind, *edges, kinds, live, before, 0, node.passing)
 
     def _value(self, node: Node) -> tuple[int, int, int, int, int]:
         match node.value:

@@ -38,7 +38,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 DEFAULT_BUDGET = 1024
-GUARDED_BUDGET = 32768
+GUARDED_BUDGET = 4096
 """For protocols with guards: where system calls, work and timers meet, thousands of sets of open runs are possible."""
 
 

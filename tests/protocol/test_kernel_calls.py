@@ -3,6 +3,7 @@
 Requests as in `test_guards`; `irq 6 1` is the device raising its line.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,30 @@ def test_what_the_kernel_does_not_call_for_is_denied(code: str, sequence: str, t
 @pytest.mark.parametrize(("flags", "slots"), [("0x20000", 1), ("0x0", 8)])
 def test_an_ordered_queue_runs_one_item_at_a_time(flags: str, slots: int, tmp_path: Path) -> None:
     assert protocol(tmp_path, WORK.replace("0x20000", flags)).slots["work"] == slots
+
+
+REGISTERING = """
+entry: ret
+.section .init.text,"ax"; .globl init_module; .type init_module,@function; init_module: out %al,$1
+call NAME; test %eax,%eax; jne 1f; out %al,$2; xor %eax,%eax; ret; 1: out %al,$3; mov $-5,%eax; ret
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "may_fail"),
+    [
+        ("misc_register", (), False),
+        ("misc_register", ("registration-succeeds",), True),
+        # 0 is no pointer to what was made.
+        ("platform_device_register_full", (), True),
+        ("pci_enable_device", (), True),
+    ],
+)
+def test_the_kernel_takes_what_init_registers(
+    name: str, without: Sequence[str], may_fail: bool, tmp_path: Path
+) -> None:
+    code = REGISTERING.replace("NAME", name)
+    with engine(tmp_path, code, without=without) as judge:
+        assert verdicts(judge, "out 1 0; out 2 0") == [True, True]
+        judge.reset()
+        assert verdicts(judge, "out 1 0; out 3 0") == [True, may_fail]

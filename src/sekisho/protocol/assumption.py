@@ -16,6 +16,9 @@ READY_IN_TIME = Note(
     "ready-in-time",
     f"a loop that waits for the device does not give up, if it is meant to after more than {FARTHEST} rounds",
 )
+REGISTRATION_SUCCEEDS = Note(
+    "registration-succeeds", "the kernel takes the devices and operations that the driver registers"
+)
 RESOURCES_GRANTED = Note("resources-granted", "the driver gets the interrupt and DMA channel that it asks for")
 SMALL_RESULTS = Note(
     "small-results", "a result of the kernel is a number, an error or an address: its lower half tells the upper"
@@ -44,6 +47,7 @@ ASSUMPTIONS = {
         NO_WARNINGS,
         ONE_INSTANCE,
         READY_IN_TIME,
+        REGISTRATION_SUCCEEDS,
         RESOURCES_GRANTED,
         SMALL_RESULTS,
         TASKS_REGISTERED,

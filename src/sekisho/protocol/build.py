@@ -14,6 +14,7 @@ from sekisho.protocol.assumption import (
     NO_WARNINGS,
     ONE_INSTANCE,
     READY_IN_TIME,
+    REGISTRATION_SUCCEEDS,
     RESOURCES_GRANTED,
     SMALL_RESULTS,
     TASKS_REGISTERED,
@@ -38,6 +39,7 @@ from sekisho.values.model import Analysis
 _ALWAYS = (
     *(WHOLE_SEGMENTS, WHOLE_UPDATES, SMALL_RESULTS, NO_SIGNALS, READY_IN_TIME, RESOURCES_GRANTED),
     INDICES_IN_ARRAYS,
+    REGISTRATION_SUCCEEDS,
 )
 """Assumptions that every guarded protocol rests on."""
 

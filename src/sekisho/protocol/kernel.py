@@ -121,6 +121,14 @@ REGISTERING = _words(
 )
 """Functions that show a device, or the driver, to those who use it: its operations may be called from then on."""
 
+REGISTERING_NUMBER = REGISTERING - _words(
+    """
+    platform_device_register_full hwmon_device_register_with_info proc_create proc_create_data debugfs_create_file
+    devm_rtc_register_device __register_chrdev pnp_register_driver
+    """
+)
+"""Those of them that return 0 or an error; the others return what was made, a number of it, or other things."""
+
 INTERRUPTIBLE = _words(
     """
     prepare_to_wait_event wait_for_completion_interruptible wait_for_completion_killable

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sekisho.protocol.assumption import (
     NO_SIGNALS,
+    REGISTRATION_SUCCEEDS,
     RESOURCES_GRANTED,
     SMALL_RESULTS,
     WHOLE_SEGMENTS,
@@ -25,7 +26,7 @@ from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import fold, has_remainder
 from sekisho.protocol.frame import Frame
-from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT
+from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT, REGISTERING_NUMBER
 from sekisho.protocol.later import Limits
 from sekisho.protocol.lists import Change, Lists
 from sekisho.protocol.lower import Named, lower, sign_extended
@@ -759,6 +760,8 @@ class _Stretch:
         if name in INTERRUPTIBLE and NO_SIGNALS.name not in slicer.without:
             return 0
         if name in GRANTING and RESOURCES_GRANTED.name not in slicer.without:
+            return 0
+        if name in REGISTERING_NUMBER and REGISTRATION_SUCCEEDS.name not in slicer.without:
             return 0
         return 1 if name in LIST_CHECKS and slicer.lists.flags else None
 

@@ -10,6 +10,8 @@
 #define ENTRY_SLOTS (2u * MOST_ENTRIES)
 #define MOST_OUTCOMES (1u << 20)
 #define MOST_STAGES 1024u
+#define BEFORE 4u /* for each alternative behind an event so many may come about before it */
+#define MOVES 32u /* slots for each of the budget's alternatives, half of which are used */
 #define WORK 32 /* edges that a step may try for each of the budget's alternatives */
 
 bool is_silent(const struct machine *machine, const struct table_edge *edge)
@@ -66,7 +68,7 @@ static void add(struct machine *machine, struct entries *entries, const struct a
 		if (same_runs(&entries->list[entries->slots[at] - 1].alternative, alternative))
 			break;
 	if (entries->slots[at] == 0) {
-		if (entries->count == MOST_ENTRIES || (entries == &machine->after_event && entries->count == machine->budget)) {
+		if (entries->count == MOST_ENTRIES || entries->count == (entries == &machine->after_event ? 1 : BEFORE) * machine->budget) {
 			machine->tired = machine->full = true;
 			return;
 		}
@@ -293,15 +295,15 @@ static void work_out(struct machine *machine, uint32_t mover, uint32_t valuation
 static const struct moves *find_moves(struct machine *machine, uint32_t mover, uint32_t valuations, const struct step *step)
 {
 	uint64_t hash = ((uint64_t)mover << 32 | valuations) * 0x9e3779b97f4a7c15ull;
-	uint32_t event = step != NULL, at = (uint32_t)(hash >> 32) % MOVE_SLOTS;
+	uint32_t event = step != NULL, at = (uint32_t)(hash >> 32) % machine->move_slots;
 	struct moves *moves;
 
-	for (; machine->moves[at].epoch == machine->epoch; at = (at + 1) % MOVE_SLOTS) {
+	for (; machine->moves[at].epoch == machine->epoch; at = (at + 1) % machine->move_slots) {
 		moves = &machine->moves[at];
 		if (moves->mover == mover && moves->valuations == valuations && moves->event == event)
 			return moves;
 	}
-	if (machine->move_count++ == MOVE_SLOTS / 2)
+	if (machine->move_count++ == machine->move_slots / 2)
 		machine->tired = machine->full = true;
 	machine->first_outcome = machine->outcome_count;
 	work_out(machine, mover, valuations, step);
@@ -559,7 +561,8 @@ bool exact_open(struct machine *machine, uint64_t *memory)
 	machine->queue = take(memory, MOST_ENTRIES, sizeof *machine->queue);
 	machine->outcomes = take(memory, MOST_OUTCOMES, sizeof *machine->outcomes);
 	machine->stages = take(memory, MOST_STAGES, sizeof *machine->stages);
-	machine->moves = take(memory, MOVE_SLOTS, sizeof *machine->moves);
+	machine->move_slots = MOVES * machine->budget;
+	machine->moves = take(memory, machine->move_slots + 1ull, sizeof *machine->moves);
 	if (!machine->edge_reads || !machine->edge_writes || !machine->queue || !machine->outcomes || !machine->stages || !machine->moves || !entries_open(&machine->before_event, memory) ||
 	    !entries_open(&machine->after_event, memory) || !valuations_open(machine, memory))
 		return false;

@@ -141,7 +141,6 @@ struct entries {
 #ifndef MOST_ENTRIES
 #define MOST_ENTRIES 65536u
 #endif
-#define MOVE_SLOTS (1u << 18)
 #define MOST_LOOKED 256u /* values of one global that are told apart at once */
 
 /* A run in the making, with its protocol's variables. */
@@ -200,7 +199,7 @@ struct machine {
 	struct moves *moves;
 	struct outcome *outcomes;
 	struct stage *stages;
-	uint32_t move_count, outcome_count, first_outcome, stage_count;
+	uint32_t move_slots, move_count, outcome_count, first_outcome, stage_count;
 	uint32_t *queue, queue_first, queued; /* entries before the event with fresh valuations */
 	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
 	struct kept *kept; /* by place in the list */

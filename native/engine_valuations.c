@@ -330,7 +330,7 @@ void valuations_begin(struct machine *machine)
 	pool_truncate(&machine->workshop, 0);
 	if (++machine->epoch == 0) {
 		memset(machine->memos, 0, MEMOS * sizeof *machine->memos);
-		memset(machine->moves, 0, MOVE_SLOTS * sizeof *machine->moves);
+		memset(machine->moves, 0, machine->move_slots * sizeof *machine->moves);
 		machine->epoch = 1;
 	}
 }

@@ -21,6 +21,7 @@ from sekisho.protocol.facts import Observer
 from sekisho.protocol.model import Protocol
 from sekisho.trace import Event
 from sekisho.values import full
+from sekisho.values.options import Options
 from tests.protocol.test_control import assemble
 
 POLL = "entry: 1: in $1,%al; test $0x80,%al; je 1b; out %al,$2; ret"
@@ -154,13 +155,13 @@ DENIED = [
 def protocol(
     folder: Path, code: str, lines: Sequence[int] = (), without: Sequence[str] = (), unused: Sequence[str] = ()
 ) -> Protocol:
-    observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), kind=Observer)
+    options = Options(unused=frozenset(unused))
+    observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), options, Observer)
     assert isinstance(observer, Observer)
     return build_guarded(
         *(observer.module, full.report(observer), observer.facts(), [(1, 15)], lines),
         name="driver",
         without=without,
-        unused=unused,
     )
 
 

@@ -42,7 +42,10 @@ def build(
     ] = False,
     unused: Annotated[
         list[str] | None,
-        typer.Option(metavar="FUNCTION", help="With --guards: nobody calls this entry of the driver. May be repeated."),
+        typer.Option(
+            metavar="FUNCTION",
+            help="Nobody calls this entry of the driver: it is left out of the analysis. May be repeated.",
+        ),
     ] = None,
 ) -> None:
     """Derive a policy from the binaries of a virtual machine's drivers.
@@ -50,6 +53,7 @@ def build(
     Example: sekisho build floppy.ko --device isa-fdc -o floppy.policy.json
     """
     import gc
+    from dataclasses import replace
 
     from sekisho.flow import recover
     from sekisho.image import load
@@ -63,16 +67,14 @@ def build(
     gc.disable()
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
-    if unused and not guards:
-        raise SekishoError("--unused needs --guards")
+    if unused and method != "full":
+        raise SekishoError("--unused needs --method full")
     dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
     kept = [name for name in without_assumption or () if name not in ASSUMPTIONS]
-    options = analysis_options(files, param, kept, method)
+    options = replace(analysis_options(files, param, kept, method), unused=frozenset(unused or ()))
     owned = tuple(map(known, device or ()))
     protocols = [
-        _protocol(
-            recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards, unused or ()
-        )
+        _protocol(recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards)
         for file in files
     ]
     devices = owned or devices_of(protocols)
@@ -102,7 +104,6 @@ def _protocol(
     devices: "Sequence[Device]",
     name: str,
     guards: bool,
-    unused: "Sequence[str]",
 ) -> "Protocol":
     from sekisho.protocol.build import build, build_guarded
 
@@ -121,6 +122,4 @@ def _protocol(
     observer = full.interpret(module, options, kind=Observer)
     assert isinstance(observer, Observer)
     lines = sorted({line for device in devices for line in device.lines})
-    return build_guarded(
-        module, full.report(observer), observer.facts(), owned, lines, name=name, without=without, unused=unused
-    )
+    return build_guarded(module, full.report(observer), observer.facts(), owned, lines, name=name, without=without)

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from sekisho.errors import SekishoError
 from sekisho.flow import Module
 from sekisho.protocol.assumption import (
     BASE_AT_RANGE,
@@ -77,16 +76,13 @@ def build_guarded(
     *,
     name: str,
     without: Collection[str] = (),
-    unused: Collection[str] = (),
 ) -> Protocol:
     """Return the protocol with guards and tracked globals as well.
 
     `owned` are the device's addresses (inclusive), `lines` its interrupt lines as far as they can be seen; `without` as
-    for `build`. `unused` names functions that nobody calls, to be left out. Raises `SekishoError` for one that is none
-    that the kernel could call.
+    for `build`.
     """
     left = frozenset(without)
-    unused_note = _leave_out(facts, unused)
     excluded, assumed = ([], ()) if ONE_INSTANCE.name in left else one_instance(facts, owned)
     facts.exclude(excluded)
     if NO_WARNINGS.name not in left and (warned := facts.warned()):
@@ -103,19 +99,7 @@ def build_guarded(
     program = sliced(facts, _numbers(addresses), found, names, lines, left)
     assumed += (TASKS_REGISTERED,) if program.registered else ()
     assumed += (WHOLE_LISTS,) if program.listed else ()
-    assumed += unused_note
     return _protocol(module, analysis, name, found, program, (), assumed)
-
-
-def _leave_out(facts: Facts, unused: Collection[str]) -> tuple[Note, ...]:
-    names = {facts.module.functions[address].name for address, _ in facts.entries}
-    if strangers := sorted(set(unused) - names):
-        raise SekishoError(
-            f"the kernel does not call {strangers[0]!r}; of this driver it calls {', '.join(sorted(names))}",
-            source=facts.module.image.path,
-        )
-    facts.entries = tuple(each for each in facts.entries if facts.module.functions[each[0]].name not in unused)
-    return (Note("unused-entries", f"nobody calls {', '.join(sorted(unused))}"),) if unused else ()
 
 
 def _narrowed(rule: Rule, numbers: tuple[int, ...] | None) -> Rule:

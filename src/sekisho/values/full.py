@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sekisho.errors import SekishoError
 from sekisho.flow.model import Function, Module
 from sekisho.lift import Instruction
 from sekisho.values import abstract, condition, expression
@@ -31,7 +32,10 @@ _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "un
 
 
 def interpret(module: Module, options: Options | None = None, kind: type[Interpreter] = Interpreter) -> Interpreter:
-    """Return the finished interpretation of a module. `complete` is false on it if the time limit was reached."""
+    """Return the finished interpretation of a module. `complete` is false on it if the time limit was reached.
+
+    Raises `SekishoError` if `options` takes a function as unused that the kernel could not call.
+    """
     _forget()
     options = options or Options()
     interpreter = kind(module, options)
@@ -49,6 +53,13 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
             interpreter.run()
     except OutOfTimeError:
         interpreter.complete = False
+        return interpreter
+    if strangers := options.unused - interpreter.left_out:
+        names = interpreter.left_out | {origin.name for origin in interpreter.origins.values()}
+        raise SekishoError(
+            f"the kernel does not call {min(strangers)!r}; of this driver it calls {', '.join(sorted(names))}",
+            source=module.image.path,
+        )
     return interpreter
 
 

@@ -41,6 +41,9 @@ class Interpreter(Branches):
         if (address, kind) in self.origins or address not in self.module.functions:
             return
         function = self.module.functions[address]
+        if function.name in self.options.unused:
+            self.left_out.add(function.name)
+            return
         rank = 0 if kind == "init" else 1
         origin = Origin(address, function.name, kind, reason, rank)
         self.origins[address, kind] = origin

@@ -17,7 +17,8 @@ class Options:
     offset to a port does not wrap round (a base of -1 marks an absent device). `base_set`: a variable that holds the
     base of ports is not used before it is set (its first 0 is no base). `index_in_array`: an index, or a pointer that
     walks, stays inside its object. `unknown_pointers`: a store through an unknown pointer does not hit the driver's
-    private variables. `seconds` limits the time; what is not finished then is widened.
+    private variables. `unused` names functions that the kernel could call and nobody does: they are left out, with all
+    that only they do. `seconds` limits the time; what is not finished then is widened.
     """
 
     params: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -27,6 +28,7 @@ class Options:
     base_set: bool = True
     index_in_array: bool = True
     unknown_pointers: bool = True
+    unused: frozenset[str] = frozenset()
     depth: int = 12
     contexts: int = 2500
     rounds: int = 16
@@ -39,6 +41,8 @@ class Options:
         if self.params:
             shown = (f"{name}={','.join(map(hex, values))}" for name, values in sorted(self.params.items()))
             found.append(("parameters", f"the driver is loaded with {' '.join(shown)}"))
+        if self.unused:
+            found.append(("unused-entries", f"nobody calls {', '.join(sorted(self.unused))}"))
         return tuple(sorted(found))
 
     def without(self, names: Collection[str]) -> "Options":

@@ -50,6 +50,8 @@ class Worklist:
         self.nodes: dict[tuple[int, int, object], Node] = {}
         self.activations: dict[object, Activation] = {}
         self.origins: dict[tuple[int, EntryKind], Origin] = {}
+        self.left_out: set[str] = set()
+        """Functions that would be entries if anybody used them."""
         self.routines: dict[int, Routine] = {}
         self.functions = Callees(module, self.convention, self.routine)
         self.queue: list[tuple[tuple[object, ...], int, Node]] = []

@@ -36,6 +36,12 @@ static struct word decide(bool decisive, struct word a, struct word b)
 	return (struct word){ a.any || b.any ? 0 : !decisive, a.any || b.any };
 }
 
+/* No bits of what is unknown, or nothing times it. */
+static bool is_nothing(uint8_t operation, struct word a, struct word b)
+{
+	return (operation == OP_MULTIPLY || operation == OP_AND) && ((!a.any && a.value == 0) || (!b.any && b.value == 0));
+}
+
 static struct word member(struct word word, const uint8_t *members, uint32_t count)
 {
 	if (word.any)
@@ -104,7 +110,7 @@ struct word expression_evaluate(const struct table *table, uint32_t offset, cons
 		default:
 			top--;
 			if (top[-1].any || top[0].any)
-				top[-1] = (struct word){ 0, true };
+				top[-1] = (struct word){ 0, !is_nothing(operation, top[-1], top[0]) };
 			else
 				top[-1].value = apply(operation, top[-1].value, top[0].value);
 		}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from sekisho.protocol.bounds import COMPARISONS
 from sekisho.protocol.components import components
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, names
 from sekisho.protocol.folding import bounded, fold
@@ -16,6 +17,8 @@ from sekisho.protocol.model import Value
 
 FARTHEST = 64
 """A loop that counts further than this is not unrolled by the engine."""
+
+_SIGN = 0x80000000
 
 ANY = Constant(None)
 TRUE = Constant(1)
@@ -103,7 +106,7 @@ def _forget_counters(draft: Draft, *, patient: bool) -> None:
     for step in _steps(draft):
         for name, tree in step.sets.items():
             if isinstance(tree, Constant) and tree.value is not None:
-                numbers[name].add(min(tree.value, (-tree.value) & 0xFFFFFFFF))
+                numbers[name].add(_distance(tree.value))
             elif counts(name, tree):
                 counters.add(name)
         for name, number in _compared(step.when):
@@ -180,12 +183,20 @@ def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
     match tree:
         case Unary(_, operand) | Member(operand, _):
             yield from _compared(operand)
-        case Binary("and" | "or", left, right):
+        case Binary(operator, left, right):
             yield from _compared(left)
             yield from _compared(right)
-        case Binary(_, left, Constant(int(number))) | Binary(_, Constant(int(number)), left):
-            for name in names(left):
-                yield name, min(number, (-number) & 0xFFFFFFFF)
+            for one, other in ((left, right), (right, left)) if operator in COMPARISONS else ():
+                match one, other:
+                    # Numbers with a sign are compared so.
+                    case Binary("^", inner, Constant(flipped)), Constant(int(number)) if flipped == _SIGN:
+                        yield from ((name, _distance(number ^ _SIGN)) for name in names(inner))
+                    case _, Constant(int(number)):
+                        yield from ((name, _distance(number)) for name in names(one))
+
+
+def _distance(number: int) -> int:
+    return min(number, (-number) & 0xFFFFFFFF)
 
 
 def without(tree: Tree, informed: AbstractSet[str]) -> Tree:
@@ -207,7 +218,7 @@ def without(tree: Tree, informed: AbstractSet[str]) -> Tree:
             a, b = without(left, informed), without(right, informed)
             if operator in ("and", "or"):
                 return ANY if a == ANY and b == ANY else fold(Binary(operator, a, b))
-            if operator == "%" and a == ANY:
+            if (operator == "%" and a == ANY) or (operator == "*" and ANY in (a, b)):
                 # Something is known of it still.
                 return fold(Binary(operator, a, b))
             return ANY if a == ANY or b == ANY else _plain(Binary(operator, a, b), a, b)

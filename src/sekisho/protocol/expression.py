@@ -1,8 +1,8 @@
 """Conditions, assignments and rules: Python's expression syntax, cut down to unsigned 32-bit arithmetic.
 
 Text is parsed into a small tree, which is evaluated (by the engine's model), rewritten (when silent nodes are composed
-away) and compiled to the bytecode of the native engine. A variable may be *ANY* (unknown): arithmetic over ANY is ANY,
-`and`, `or` and `not` are three-valued as Kleene's, and whoever judges a condition takes both ways. `ANY` may also be
+away) and compiled to the bytecode of the native engine. A variable may be *ANY* (unknown): arithmetic over ANY is ANY
+(but nothing times ANY, and no bits of ANY, are 0), `and`, `or` and `not` are three-valued as Kleene's, and whoever judges a condition takes both ways. `ANY` may also be
 written, to say that a variable takes an unknown value; `ANY % 8` is an unknown number below 8 (to the engine just ANY).
 """
 
@@ -273,6 +273,8 @@ def evaluate(tree: Tree, variables: Mapping[str, int | None]) -> int | None:
                 if (a is not None and bool(a) == decided) or (b is not None and bool(b) == decided):
                     return decided
                 return None if a is None or b is None else 1 - decided
+            if name in ("*", "&") and 0 in (a, b):
+                return 0
             return None if a is None or b is None else int(_APPLY[name](a, b)) & MASK
 
 

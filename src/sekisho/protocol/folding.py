@@ -95,7 +95,11 @@ def _identity(tree: Binary) -> Tree:
             case (("&" | "*"), Constant(0)):
                 return Constant(0)
             case _, Constant(None) if tree.operator not in ("and", "or"):
-                return Constant(0) if other == Constant(0) and tree.operator in "&*" else Constant(None)
+                if tree.operator in ("*", "&") and other == Constant(0):
+                    return Constant(0)
+                # It may be one of the terms between which a sum chooses: see `slice`.
+                if not (tree.operator == "*" and truth_valued(other)):
+                    return Constant(None)
             case (("|" | "+" | "^"), Constant(0)):
                 return other
             case "&", _ if _covers(one, other):

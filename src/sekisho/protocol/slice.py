@@ -145,6 +145,8 @@ class _Access:
     result: Expression | None = None
     value: Value | None = None
     certain: bool = True
+    others: Mapping[int, Tree] = field(default_factory=dict)
+    """Of a read: what the places hold that have no followed cell."""
 
 
 @dataclass(slots=True)
@@ -399,9 +401,14 @@ class _Stretch:
             pointer = step.operands[0]
             found.append(_Pure(step.result, lambda _: self._chosen(pointer, table)))
             return
-        cells = {place: self.parent.slicer.cell(place, step.size) for place in contents}
-        if None not in cells.values():
-            found.append(_Access(step.address, cells, step.size, step.operands[0], step.result))  # type: ignore[arg-type]
+        cells = {place: cell for place in contents if (cell := self.parent.slicer.cell(place, step.size))}
+        if cells:
+            others: dict[int, Tree] = {
+                place: ANY if value is None else Constant(value & 0xFFFFFFFF)
+                for place, value in contents.items()
+                if place not in cells
+            }
+            found.append(_Access(step.address, cells, step.size, step.operands[0], step.result, others=others))
 
     def _base(self, place: int, size: int) -> int | None:
         """Return what a base holds when it is used; its first 0 is none."""
@@ -493,8 +500,10 @@ class _Stretch:
             else:
                 self.names.views[access.result] = self._read(access)
                 reads.append((access.result, access))
-                if access.size == 8 and all(
-                    _extended_cell(self.parent.slicer.cells, cell) for cell in access.cells.values()
+                if (
+                    access.size == 8
+                    and not access.others
+                    and all(_extended_cell(self.parent.slicer.cells, cell) for cell in access.cells.values())
                 ):
                     self.extended.add(access.result)
         if suffix:
@@ -507,7 +516,7 @@ class _Stretch:
         """Return the assignments that keep what was read in locals, which the result then stands for."""
         view = self.names.views[result]
         masks = {mask(min(access.size, 4)): ""}
-        if len(access.cells) == 1:
+        if len(access.cells) == 1 and not access.others:
             (place, cell), *_ = access.cells.items()
             shift = 8 * (place - cell.address)
             masks = {(each >> shift) & next(iter(masks)): part for each, part in self.parent.slicer.parts(cell)}
@@ -527,12 +536,13 @@ class _Stretch:
 
     def _read(self, access: _Access) -> View:
         """Return what is read."""
-        if len(access.cells) == 1:
+        if len(access.cells) == 1 and not access.others:
             (place, cell), *_ = access.cells.items()
             return lambda bits: self._part(cell, place, access.size, bits)
         return lambda bits: self._chosen(
             access.pointer,
-            {place: self._part(cell, place, access.size, bits) for place, cell in access.cells.items()},
+            {place: self._part(cell, place, access.size, bits) for place, cell in access.cells.items()}
+            | dict(access.others),
         )
 
     def _part(self, cell: Cell, place: int, size: int, bits: int) -> Tree:
@@ -550,7 +560,7 @@ class _Stretch:
     def _chosen(self, pointer: Value, parts: Mapping[int, Tree]) -> Tree:
         """Return the part that a pointer leads to: the sum over all of (is it this one?) * its value."""
         where = self._tree(pointer)
-        if where == ANY or ANY in parts.values():
+        if where == ANY or set(parts.values()) == {ANY}:
             return ANY
         tree: Tree | None = None
         for place, part in parts.items():

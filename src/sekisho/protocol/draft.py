@@ -7,7 +7,7 @@ anything known is ANY, and one that decides nothing is left out.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sekisho.protocol.bounds import COMPARISONS
 from sekisho.protocol.components import components
@@ -24,6 +24,10 @@ ANY = Constant(None)
 TRUE = Constant(1)
 
 
+Choice = tuple[dict[str, int], ...]
+"""What variables may be assigned together where nothing else is known of it, way by way."""
+
+
 @dataclass(slots=True)
 class DraftStep:
     """As `residual.Step`; `returned` is the local that takes an unknown result of the kernel."""
@@ -32,6 +36,7 @@ class DraftStep:
     when: Tree = TRUE
     sets: dict[str, Tree] = field(default_factory=dict)
     returned: str | None = None
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(slots=True)
@@ -66,6 +71,31 @@ def settle(draft: Draft, known: Iterable[str], used: Iterable[str] = (), *, pati
     _drop_unused(draft, set(used))
 
 
+def choose(draft: Draft, tracked: AbstractSet[str]) -> None:
+    """Make a way of its own of each number that may be assigned where a local says which, or nothing does."""
+    for points in draft.values():
+        for point in points:
+            point.steps = [way for step in point.steps for way in _ways(step, tracked)]
+
+
+def _ways(step: DraftStep, tracked: AbstractSet[str]) -> Iterator[DraftStep]:
+    found: dict[tuple[tuple[str, int], ...], None] = {(): None}
+    for choice in step.choices:
+        open_names = [name for name in choice[0] if name in step.sets and not _is_plain(step.sets[name], tracked)]
+        ways = {tuple((name, way[name]) for name in open_names): None for way in choice}
+        found = {(*one, *other): None for one in found for other in ways}
+    for way in found:
+        when = step.when
+        for name, number in way:
+            if step.sets[name] != ANY:
+                when = fold(Binary("and", when, Binary("==", step.sets[name], Constant(number))))
+        yield replace(step, when=when, sets=step.sets | {name: Constant(number) for name, number in way})
+
+
+def _is_plain(tree: Tree, tracked: AbstractSet[str]) -> bool:
+    return tree != ANY and names(tree) <= tracked
+
+
 def _steps(draft: Draft) -> Iterator[DraftStep]:
     for points in draft.values():
         for point in points:
@@ -81,6 +111,7 @@ def _make_unknown(draft: Draft, informed: set[str]) -> None:
                 informed.add(point.bind)
     readers: dict[str, set[str]] = defaultdict(set)
     for step in _steps(draft):
+        informed.update(name for choice in step.choices for name in choice[0] if name in step.sets)
         for name, tree in step.sets.items():
             definitions[name].append(tree)
             for source in names(tree):

@@ -2,8 +2,9 @@
 
 Text is parsed into a small tree, which is evaluated (by the engine's model), rewritten (when silent nodes are composed
 away) and compiled to the bytecode of the native engine. A variable may be *ANY* (unknown): arithmetic over ANY is ANY
-(but nothing times ANY, and no bits of ANY, are 0), `and`, `or` and `not` are three-valued as Kleene's, and whoever judges a condition takes both ways. `ANY` may also be
-written, to say that a variable takes an unknown value; `ANY % 8` is an unknown number below 8 (to the engine just ANY).
+(but nothing times ANY is 0, as are no bits of it), `and`, `or` and `not` are three-valued as Kleene's, and whoever
+judges a condition takes both ways. `ANY` may also be written, to say that a variable takes an unknown value; `ANY % 8`
+is an unknown number below 8 (to the engine just ANY).
 """
 
 import ast

@@ -18,7 +18,7 @@ from sekisho.protocol.lower import sign_extended
 from sekisho.protocol.model import Kind
 from sekisho.values.abstract import Abstract, constant
 from sekisho.values.convention import Convention
-from sekisho.values.expression import Expression, Value
+from sekisho.values.expression import Expression, Value, evaluate
 from sekisho.values.interpreter import Interpreter, Node
 from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Memory
@@ -92,6 +92,8 @@ class Facts:
     """Bits of registers, by place, that are 0 in every context where a stretch begins."""
     narrow: dict[int, frozenset[int]] = field(default_factory=dict)
     """Registers, by place, that there are the sign extension of their lower 32 bits."""
+    stored: Mapping[Spot, frozenset[int]] = field(default_factory=dict)
+    """What a store can write, where that are few numbers."""
 
     def exclude(self, ranges: Collection[tuple[int, int]]) -> None:
         """Take it that no access goes to these places (first, end) if it can go elsewhere: they are not in use."""
@@ -291,7 +293,21 @@ class Observer(Interpreter):
             self.fills,
             zeros=zeros,
             narrow=narrow,
+            stored=self._stored(),
         )
+
+    def _stored(self) -> dict[Spot, frozenset[int]]:
+        found: dict[Spot, frozenset[int] | None] = {}
+        for node in self.nodes.values():
+            segment = node.stretch.segment
+            for touch in node.touches if node.state is not None else ():
+                if touch.step.kind != "store":
+                    continue
+                spot = segment.address, segment.steps.index(touch.step)
+                numbers, before = evaluate(touch.operands[1], touch.environment).members(LISTED), found.get(spot, ())
+                joined = None if numbers is None or before is None else frozenset(numbers).union(before)
+                found[spot] = None if joined is None or len(joined) > LISTED else joined
+        return {spot: numbers for spot, numbers in found.items() if numbers is not None}
 
     def _registers(self) -> tuple[dict[int, dict[int, int]], dict[int, frozenset[int]]]:
         """Return, for each stretch that is reached, the `zeros` and the `narrow` registers of `Facts`."""

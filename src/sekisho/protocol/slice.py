@@ -19,7 +19,7 @@ from sekisho.protocol.assumption import (
 )
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.deferred import Deferred
-from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
+from sekisho.protocol.draft import ANY, TRUE, Choice, Draft, DraftPoint, DraftStep
 from sekisho.protocol.elements import Elements, blunt, compared, in_head, is_near, symbols
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary
 from sekisho.protocol.extension import extended_registers
@@ -42,6 +42,8 @@ from sekisho.values.segment import Step, input_symbol
 _BYTE = 0xFF
 _ELEMENTS = 16
 """An access that can go to more cells than this is not followed."""
+_CHOICES = 6
+"""What a variable is assigned is told apart if it is one of at most so many numbers."""
 _UNKNOWN: Tree = ANY
 
 Fields = tuple[tuple[int, str], ...]
@@ -147,6 +149,8 @@ class _Access:
     certain: bool = True
     others: Mapping[int, Tree] = field(default_factory=dict)
     """Of a read: what the places hold that have no followed cell."""
+    stored: frozenset[int] = frozenset()
+    """Of a write: the numbers that it can be, where they are few and it takes the whole cell."""
 
 
 @dataclass(slots=True)
@@ -291,7 +295,10 @@ class _Stretch:
         for number, group in enumerate(groups[:-1]):
             after = parent.add(DraftPoint(segment.address))
             sets = self._perform(group, f"_{number}")
-            parent.points[current].steps += [DraftStep(after, TRUE, sets | changed) for changed in _changed(group[0])]
+            choices = tuple(self._choice(each) for each in group if isinstance(each, _Access) and each.stored)
+            parent.points[current].steps += [
+                DraftStep(after, TRUE, sets | changed, choices=choices) for changed in _changed(group[0])
+            ]
             current = after
         self._leave(current, self._perform(groups[-1], "") if groups else {})
 
@@ -383,9 +390,7 @@ class _Stretch:
             # Where there is no device, the base says so.
             bases = {place: self._base(place, step.size) for place in sorted(everywhere)}
             if None not in bases.values():
-                table = {place: Constant((value or 0) & 0xFFFFFFFF) for place, value in bases.items()}
-                pointer = step.operands[0]
-                found.append(_Pure(step.result, lambda _: self._chosen(pointer, table)))
+                found.append(self._table(step, bases))
             return
         contents = {place: self.facts.contents(place, step.size).single for place in sorted(places)}
         known = set(contents.values())
@@ -394,21 +399,21 @@ class _Stretch:
         if len(known) == 1 and (single := known.pop()) is not None:
             self.names[step.result] = Constant(single & 0xFFFFFFFF)
             return
-        if len(contents) > _ELEMENTS:
+        unknown = list(contents.values()).count(None)
+        if unknown == 0 or (2 * unknown < len(contents) and len(contents) > _ELEMENTS):
+            found.append(self._table(step, contents))
             return
-        if None not in contents.values():
-            table = {place: Constant((value or 0) & 0xFFFFFFFF) for place, value in contents.items()}
-            pointer = step.operands[0]
-            found.append(_Pure(step.result, lambda _: self._chosen(pointer, table)))
+        if len(contents) > _ELEMENTS:
             return
         cells = {place: cell for place in contents if (cell := self.parent.slicer.cell(place, step.size))}
         if cells:
-            others: dict[int, Tree] = {
-                place: ANY if value is None else Constant(value & 0xFFFFFFFF)
-                for place, value in contents.items()
-                if place not in cells
-            }
+            others = {place: _number(value) for place, value in contents.items() if place not in cells}
             found.append(_Access(step.address, cells, step.size, step.operands[0], step.result, others=others))
+
+    def _table(self, step: Step, contents: Mapping[int, int | None]) -> _Pure:
+        assert step.result is not None
+        parts = {place: _number(value) for place, value in contents.items()}
+        return _Pure(step.result, lambda _: self._chosen(step.operands[0], parts))
 
     def _base(self, place: int, size: int) -> int | None:
         """Return what a base holds when it is used; its first 0 is none."""
@@ -427,9 +432,11 @@ class _Stretch:
         cells = {place: cell for place in sorted(places) if (cell := self.parent.slicer.cell(place, step.size))}
         if cells:
             pointer, value = step.operands
-            found.append(
-                _Access(step.address, cells, step.size, pointer, None, value, len(places) == 1 and not step.maybe)
-            )
+            access = _Access(step.address, cells, step.size, pointer, None, value, len(places) == 1 and not step.maybe)
+            (cell, *_), listed = cells.values(), self.facts.stored.get((self.stretch.segment.address, number), ())
+            if access.certain and cell.size == step.size and 1 < len(listed) <= _CHOICES:
+                access.stored = frozenset(listed)
+            found.append(access)
         for place in sorted(places - cells.keys()):
             found += self._unknown_write(place, step.size)
 
@@ -463,7 +470,8 @@ class _Stretch:
             if not isinstance(access, _Pure):
                 at = access.at if isinstance(access, _Access) else 0
         # What was read there is kept, and there may be several ways on.
-        return [*groups, []] if groups and isinstance(groups[-1][0], _Look | Change) else groups
+        several = groups and any(isinstance(each, _Look | Change) or getattr(each, "stored", ()) for each in groups[-1])
+        return [*groups, []] if several else groups
 
     def _whole(self, address: int) -> bool:
         return WHOLE_UPDATES.name not in self.parent.slicer.without or self._locked(address)
@@ -562,11 +570,17 @@ class _Stretch:
         where = self._tree(pointer)
         if where == ANY or set(parts.values()) == {ANY}:
             return ANY
-        tree: Tree | None = None
+        places: dict[Tree, list[int]] = {}
         for place, part in parts.items():
-            chosen = Binary("*", Binary("==", where, Constant(place & 0xFFFFFFFF)), part)
-            tree = chosen if tree is None else Binary("+", tree, chosen)
-        return tree or ANY
+            places.setdefault(part, []).append(place & 0xFFFFFFFF)
+        # Nobody follows the pointer elsewhere, where the sum is 0.
+        places.pop(Constant(0), None)
+        tree: Tree = Constant(0)
+        for part, found in places.items():
+            here = Member(where, tuple(found)) if len(found) > 1 else Binary("==", where, Constant(found[0]))
+            chosen = Binary("*", here, part)
+            tree = chosen if tree == Constant(0) else Binary("+", tree, chosen)
+        return tree
 
     def _written(self, access: _Access, before: Mapping[str, Tree]) -> dict[str, Tree]:
         slicer = self.parent.slicer
@@ -595,6 +609,11 @@ class _Stretch:
                 if not self._unchanged(name, new) or name in before:
                     sets[name] = new
         return sets
+
+    def _choice(self, access: _Access) -> Choice:
+        (_, cell), *_ = access.cells.items()
+        masks = {name: each for each, name in self.parent.slicer.parts(cell)}
+        return tuple({name: number & each for name, each in masks.items()} for number in sorted(access.stored))
 
     def _unchanged(self, name: str, new: Tree) -> bool:
         """Whether a part of a cell is written as it was read (assumption `whole-updates`)."""
@@ -813,6 +832,10 @@ class _Stretch:
         for edge in stretch.edges:
             if edge.kind == "fall" and edge.target in facts.reached:
                 self._go(point, edge.target, TRUE, sets, returned)
+
+
+def _number(value: int | None) -> Tree:
+    return ANY if value is None else Constant(value & 0xFFFFFFFF)
 
 
 def _changed(what: _Done) -> list[dict[str, Tree]]:

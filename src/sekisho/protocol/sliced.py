@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import msgspec
 
@@ -15,7 +16,7 @@ from sekisho.protocol.assumption import INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import components
 from sekisho.protocol.deferred import Deferred, deferred
-from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, settle
+from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, choose, settle
 from sekisho.protocol.elements import Elements, elements, told_apart
 from sekisho.protocol.expression import Constant, Tree, names, write
 from sekisho.protocol.facts import Facts
@@ -32,6 +33,9 @@ from sekisho.values.routine import Stretch
 
 MOST_GLOBALS = 46
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
+
+MOST_WRITTEN = 6
+"""How many more are followed at most because they say what is written."""
 
 _PARTS = 12
 """A cell that would fall into more parts is followed as a whole."""
@@ -94,6 +98,7 @@ def sliced(
     prompt = _prompt(facts, calls)
     indices = {} if INDICES_IN_ARRAYS.name in without else index_limits(facts)
     followed: frozenset[str] | None = None
+    buffered: list[str] = []
     fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without, indices, heads, places)
     parts = {
         name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
@@ -124,7 +129,10 @@ def sliced(
         worth = rank(cells, parts, draft)
         # A pointer to an element is as good as the flag of the list.
         taken = [name for name in worth if places.holds(parts[name][0])]
-        used = frozenset([*taken, *[name for name in worth if name not in taken][:MOST_GLOBALS]])
+        chosen = [*taken, *[name for name in worth if name not in taken][:MOST_GLOBALS]]
+        if followed is None:
+            buffered = [name for name in written(parts, draft) if name not in chosen][:MOST_WRITTEN]
+        used = frozenset([*chosen, *buffered])
         writers = {
             address
             for address in facts.routines
@@ -135,6 +143,7 @@ def sliced(
         followed = used if followed is None or not writers <= functions else used & followed
         wanted |= writers
     told_apart(draft, heads)
+    choose(draft, parts.keys())
     result = _write(facts, cells, parts, slicer, draft, followed, tuple(lines))
     tracked = [each.name for each in result.globals]
     return replace(result, residual=simplify(result.residual, tracked))
@@ -213,7 +222,8 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
                 for name, tree in step.sets.items():
                     sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
                     if name in parts:
-                        (unknown if tree == ANY or bounded(tree) else known)[name] += 1
+                        chosen = any(name in choice[0] for choice in step.choices)
+                        (unknown if (tree == ANY or bounded(tree)) and not chosen else known)[name] += 1
     weight: dict[str, float] = dict(direct)
     for _ in range(_CHAIN):
         passed: dict[str, float] = {}
@@ -235,6 +245,51 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
 
     worths = {name: worth(name) for name in weight if name in parts and weight[name] > 0}
     return sorted(worths, key=lambda name: (-worths[name], name))
+
+
+def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
+    """Return the names of the globals in which a driver keeps what it writes, one next to the other."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    buffers: dict[str, frozenset[str]] = {}
+    known: set[str] = set()
+    ahead: list[str] = []
+    for points in draft.values():
+        for point in points:
+            ahead += point.datum.names
+            for step in point.steps:
+                known.update(name for choice in step.choices for name in choice[0])
+                for name, tree in step.sets.items():
+                    found = tree.names & parts.keys()
+                    if _is_buffer([parts[each][0] for each in found]):
+                        buffers[name] = buffers.get(name, frozenset()) | found
+                    sources[name] |= tree.names if len(found) <= _ELEMENTS else tree.names - found
+                    if tree != ANY and not bounded(tree):
+                        known.add(name)
+    elements = {each for name in _behind(ahead, sources) for each in buffers.get(name, ())} & known
+    # What is counted up or down from itself takes too many values.
+    return sorted(each for each in elements if each not in _behind(sources[each], sources))
+
+
+def _is_buffer(found: Sequence[Cell]) -> bool:
+    """Whether the cells lie next to each other."""
+    spans = sorted({(cell.address, cell.address + cell.size) for cell in found})
+    return (
+        len(spans) > 2
+        and spans[0][1] - spans[0][0] <= 4
+        and all(end == start for (_, end), (start, _) in pairwise(spans))
+    )
+
+
+def _behind(start: Iterable[str], sources: Mapping[str, set[str]]) -> set[str]:
+    """Return `start` and all from which they are computed."""
+    found: set[str] = set()
+    ahead = list(start)
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            ahead += sources.get(name, ())
+    return found
 
 
 def _waiting(points: Sequence[DraftPoint]) -> set[int]:

@@ -87,7 +87,7 @@ def _ways(step: DraftStep, tracked: AbstractSet[str]) -> Iterator[DraftStep]:
     for way in found:
         when = step.when
         for name, number in way:
-            if step.sets[name] != ANY:
+            if step.sets[name] != ANY and len(found) > 1:
                 when = fold(Binary("and", when, Binary("==", step.sets[name], Constant(number))))
         yield replace(step, when=when, sets=step.sets | {name: Constant(number) for name, number in way})
 

@@ -434,7 +434,7 @@ class _Stretch:
             pointer, value = step.operands
             access = _Access(step.address, cells, step.size, pointer, None, value, len(places) == 1 and not step.maybe)
             (cell, *_), listed = cells.values(), self.facts.stored.get((self.stretch.segment.address, number), ())
-            if access.certain and cell.size == step.size and 1 < len(listed) <= _CHOICES:
+            if access.certain and cell.size == step.size and 0 < len(listed) <= _CHOICES:
                 access.stored = frozenset(listed)
             found.append(access)
         for place in sorted(places - cells.keys()):

@@ -84,6 +84,7 @@ class Accesses(Publication):
     def _store(self, node: Node, state: State, step: Step, pointer: Value, value: Value) -> None:
         size = step.size
         places = self._places(state, pointer, size)
+        value = self._element(state, value)
         node.touches.append(Touch(step, (pointer, value), state.environment))
         if isinstance(value, Expression) and value.cost > 24:
             value = anything(state.abstract(value), size)

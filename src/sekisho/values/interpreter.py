@@ -129,7 +129,7 @@ class Interpreter(Branches):
             value = values[slot]
             if value.__class__ is not int and value.cost > COST_LIMIT:  # type: ignore[union-attr]
                 value = anything(state.abstract(value), value.size)  # type: ignore[union-attr]
-            changed[place] = value
+            changed[place] = self._element(state, value)
         state.registers = changed
         condition = None if program.condition is None else values[program.condition]
         target = None if program.target is None else values[program.target]

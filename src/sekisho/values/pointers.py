@@ -2,8 +2,8 @@
 
 from math import gcd
 
-from sekisho.values.abstract import Abstract
-from sekisho.values.expression import Expression, Value, linear, sum_of, symbol
+from sekisho.values.abstract import Abstract, finite
+from sekisho.values.expression import Expression, Value, anything, linear, sum_of, symbol
 from sekisho.values.graph import Node
 from sekisho.values.memory import Region
 from sekisho.values.operation import mask, signed
@@ -46,6 +46,20 @@ class Pointers(Worklist):
         if key not in self.listed:
             self.listed[key] = self._list(state, found, fixed, rest, offset)
         return self.listed[key]
+
+    def _element(self, state: State, value: Value) -> Value:
+        """Return a pointer to an element of an array, "its start + an unknown index", without what lies outside of it.
+
+        The compiler may also add an index to a place in front of the array: it is the array only where that begins.
+        """
+        if isinstance(value, int) or value.op != "add" or not isinstance(value.args[1], int):
+            return value
+        region = self.memory.region(value.args[1]) if self.options.index_in_array else None
+        if region is None or region.heap or region.start != value.args[1]:
+            return value
+        numbers = state.abstract(value).members(ENUMERATE) or ()
+        inside = [number for number in numbers if region.start <= number <= region.end]
+        return anything(finite(inside), value.size) if 0 < len(inside) < len(numbers) else value
 
     def _walked(self, first: int, last: int, stride: int) -> list[int]:
         """Return the addresses from `first` to `last`."""

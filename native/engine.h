@@ -23,7 +23,7 @@
 /* cffi: begin */
 
 #define SEKISHO_ABI 2		 /* raised whenever a struct or a function below changes */
-#define SEKISHO_TABLE_VERSION 6
+#define SEKISHO_TABLE_VERSION 7
 #define SEKISHO_NO_SITE 0xffffffff
 #define SEKISHO_NO_VCPU 0xffffffff
 #define SEKISHO_RUNS_SHOWN 16

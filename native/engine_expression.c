@@ -14,6 +14,7 @@ static uint32_t apply(uint8_t operation, uint32_t a, uint32_t b)
 	case OP_SUBTRACT: return a - b;
 	case OP_MULTIPLY: return a * b;
 	case OP_MODULO: return b ? a % b : 0;
+	case OP_DIVIDE: return b ? a / b : 0;
 	case OP_AND: return a & b;
 	case OP_OR: return a | b;
 	case OP_XOR: return a ^ b;

@@ -143,7 +143,7 @@ static void pool_clear(struct pool *pool)
 	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
 }
 
-static uint32_t branches_of(const struct machine *machine) { return 65536 + 64 * machine->budget; }
+static uint32_t branches_of(const struct machine *machine) { return 65536 + 192 * machine->budget; }
 
 static bool store_open(struct store *store, const struct machine *machine, uint64_t *memory)
 {

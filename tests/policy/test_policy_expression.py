@@ -97,7 +97,7 @@ TREES: st.SearchStrategy[Tree] = st.recursive(
         st.builds(
             Binary,
             st.sampled_from(
-                ["+", "-", "*", "%", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]
+                ["+", "-", "*", "%", "//", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]
             ),
             inner,
             inner,

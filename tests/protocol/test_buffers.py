@@ -19,7 +19,7 @@ from sekisho.values import full
 from tests.objects import build
 from tests.protocol.test_guards import events
 
-CODE = """
+COMMON = """
 static struct command { unsigned char flags, count, bytes[16]; } command, *current;
 static int ready;
 void offer(void (*)(int, int));
@@ -32,15 +32,14 @@ static __attribute__((noinline)) int send(unsigned char byte)
 	return 0;
 }
 
+@more
 static void prepare(int reads, int track)
 {
 	if (ready)
 		return;
 	request(1, 0);
 	current = &command;
-	command.bytes[0] = reads ? 0xe6 : 0xc5;
-	command.bytes[1] = track;
-	command.bytes[2] = 0xff;
+	@fill
 	command.count = 3;
 	ready = 1;
 }
@@ -60,9 +59,40 @@ static void transmit(int unused, int unneeded)
 
 int init_module(void)
 {
+	@offers
 	offer(prepare);
 	offer(transmit);
 	return 0;
+}
+"""
+
+KNOWN = """
+command.bytes[0] = reads ? 0xe6 : 0xc5;
+command.bytes[1] = track;
+command.bytes[2] = 0xff;
+"""
+TABLE = """
+static struct row { int sectors; unsigned char rate, gap; } rows[8] = {
+	{ 9, 0x10, 0x2a }, { 15, 0x08, 0x1b }, { 18, 0x00, 0x1b }, { 36, 0x43, 0x1c }, { 10, 0x02, 0x25 }
+}, *row;
+
+static void set(int kind, int unused)
+{
+	row = rows + kind;
+}
+"""
+FROM_ROW = """
+struct row *found = row;
+if (!found)
+	return;
+command.bytes[0] = ((found->rate & 0x38) >> 3) + 2;
+command.bytes[1] = (found->sectors << 2) >> command.bytes[0];
+command.bytes[2] = found->gap;
+"""
+UNIT = """
+static __attribute__((noinline)) void choose(int unit)
+{
+	send(unit & 3);
 }
 """
 
@@ -70,16 +100,23 @@ PREPARED = "out 1 0; "
 TRACK = 0x27
 
 
+def protocol(folder: Path, *, more: str = "", fill: str = KNOWN, offers: str = "") -> Protocol:
+    code = COMMON.replace("@more", more).replace("@fill", fill).replace("@offers", offers)
+    # The kernel's own build tells no function which registers another one leaves alone.
+    driver = build(folder, code, "-O2", "-fno-pie", "-mcmodel=kernel", "-fno-ipa-ra")
+    observer = full.interpret(recover(load(driver)), kind=Observer)
+    assert isinstance(observer, Observer)
+    return build_guarded(*(observer.module, full.report(observer), observer.facts(), [(1, 15)]), name="driver")
+
+
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
-    folder = tmp_path_factory.mktemp("driver")
-    observer = full.interpret(
-        recover(load(build(folder, CODE, "-O2", "-fno-pie", "-mcmodel=kernel", "-fno-ipa-ra"))), kind=Observer
-    )
-    assert isinstance(observer, Observer)
-    return build_guarded(
-        *(observer.module, full.report(observer), observer.facts(), [(1, 15)]), name="driver", without=()
-    )
+    return protocol(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def with_table(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
+    return protocol(tmp_path_factory.mktemp("driver"), more=TABLE, fill=FROM_ROW, offers="offer(set);")
 
 
 def is_allowed(found: Protocol, sequence: str) -> bool:
@@ -113,3 +150,20 @@ def test_a_command_is_not_left_off(sent: str, driver: Protocol) -> None:
 
 def test_no_more_bytes_come_than_the_driver_said(driver: Protocol) -> None:
     assert not is_allowed(driver, f"{PREPARED}out 2 0xe6; out 2 1; out 2 0xff; out 2 0xff")
+
+
+@pytest.mark.parametrize("row", ["4 2 0x2a", "3 7 0x1b", "2 18 0x1b", "2 36 0x1c", "2 10 0x25", "2 0 0"])
+def test_bytes_that_come_from_one_row_of_a_table_are_sent_together(row: str, with_table: Protocol) -> None:
+    assert is_allowed(with_table, PREPARED + "; ".join(f"out 2 {byte}" for byte in row.split()) + "; out 3 0")
+
+
+@pytest.mark.parametrize("bytes_", ["5", "4 7", "2 17", "2 18 0x1c", "3 7 0x2a"])
+def test_bytes_of_different_rows_do_not_go_together(bytes_: str, with_table: Protocol) -> None:
+    assert not is_allowed(with_table, PREPARED + "; ".join(f"out 2 {byte}" for byte in bytes_.split()))
+
+
+def test_a_few_bits_of_an_unknown_number_are_no_more(tmp_path: Path) -> None:
+    code = "static void begin(int a, int b) { request(4, 0); choose(a); }"
+    found = protocol(tmp_path, more=UNIT + code, offers="offer(begin);")
+    assert all(is_allowed(found, f"out 4 0; out 2 {unit}") for unit in range(4))
+    assert not any(is_allowed(found, f"out 4 0; out 2 {unit}") for unit in (4, 0x40, 0xFF))

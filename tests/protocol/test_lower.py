@@ -13,6 +13,7 @@ NAMES = Named(
     {each: Name(f"v{size}_{number}") for size, all_of in SYMBOLS.items() for number, each in enumerate(all_of)}
 )
 SAME = ["add", "sub", "mul", "and", "or", "xor", "shl", "shr", "sar"]
+DIVIDE = ["udiv", "urem"]
 COMPARE = ["eq", "ne", "ult", "ule", "slt", "sle", "carry", "sborrow"]
 
 
@@ -20,10 +21,14 @@ COMPARE = ["eq", "ne", "ult", "ule", "slt", "sle", "carry", "sborrow"]
 def expressions(draw: st.DrawFn, size: int, depth: int = 3) -> Value:
     if depth == 0 or draw(st.booleans()):
         return draw(st.one_of(st.sampled_from(SYMBOLS[size]), st.integers(0, mask(size))))
-    shape = draw(st.sampled_from(["same", "unary", "narrow", "extend"] + (["compare"] if size == 1 else [])))
+    shape = draw(st.sampled_from(["same", "divide", "unary", "narrow", "extend"] + (["compare"] if size == 1 else [])))
     if shape == "same":
         args = (draw(expressions(size, depth - 1)), draw(expressions(size, depth - 1)))
         return make(draw(st.sampled_from(SAME)), size, args, size)
+    if shape == "divide":
+        # A division by 0 ends the run.
+        odd = make("or", size, (draw(expressions(size, depth - 1)), 1), size)
+        return make(draw(st.sampled_from(DIVIDE)), size, (draw(expressions(size, depth - 1)), odd), size)
     if shape == "compare":
         width = draw(st.sampled_from([1, 2, 4, 8]))
         args = (draw(expressions(width, depth - 1)), draw(expressions(width, depth - 1)))

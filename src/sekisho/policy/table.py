@@ -18,7 +18,7 @@ from sekisho.protocol.expression import Tree, compile_expression, names, parse
 from sekisho.protocol.model import END, Bits, Constants, Edge, Expression, Kind, Node, Protocol
 
 MAGIC = b"SEKISHO\0"
-VERSION = 6
+VERSION = 7
 KINDS: tuple[Kind, ...] = ("init", "exit", "task", "work", "irq", "timer")
 MOST_LOCALS = 32
 """Locals of one run that are needed at the same time."""

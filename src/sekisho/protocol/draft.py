@@ -81,7 +81,9 @@ def choose(draft: Draft, tracked: AbstractSet[str]) -> None:
 def _ways(step: DraftStep, tracked: AbstractSet[str]) -> Iterator[DraftStep]:
     found: dict[tuple[tuple[str, int], ...], None] = {(): None}
     for choice in step.choices:
-        open_names = [name for name in choice[0] if name in step.sets and not _is_plain(step.sets[name], tracked)]
+        open_names = [
+            name for name in choice[0] if name in step.sets and not _is_copied(name, step.sets[name], tracked)
+        ]
         ways = {tuple((name, way[name]) for name in open_names): None for way in choice}
         found = {(*one, *other): None for one in found for other in ways}
     for way in found:
@@ -92,8 +94,9 @@ def _ways(step: DraftStep, tracked: AbstractSet[str]) -> Iterator[DraftStep]:
         yield replace(step, when=when, sets=step.sets | {name: Constant(number) for name, number in way})
 
 
-def _is_plain(tree: Tree, tracked: AbstractSet[str]) -> bool:
-    return tree != ANY and names(tree) <= tracked
+def _is_copied(name: str, tree: Tree, tracked: AbstractSet[str]) -> bool:
+    """Whether a variable of the driver's gets what others hold, so that nothing is lost."""
+    return name in tracked and tree != ANY and names(tree) <= tracked
 
 
 def _steps(draft: Draft) -> Iterator[DraftStep]:
@@ -196,12 +199,20 @@ def _counting(points: list[DraftPoint]) -> tuple[set[str], set[str]]:
     idle: set[str] = set()
     busy: set[str] = set()
     ahead = [[step.to for step in point.steps if step.to is not None] for point in points]
+    works = {index for index, point in enumerate(points) if point.site is not None or point.calls}
+    # Such loops may lie inside of others.
+    rounds: dict[int, int] = {}
+    still = components(range(len(points)), lambda index: [to for to in ahead[index] if not {index, to} & works])
+    for number, component in enumerate(still):
+        rounds |= dict.fromkeys(component, number)
     for component in components(range(len(points)), lambda index: ahead[index]):
         inside = set(component)
-        works = any(points[index].site is not None or points[index].calls for index in inside)
-        for step in (step for index in component for step in points[index].steps if step.to in inside):
-            counted = {name for name, tree in step.sets.items() if _changes(name, tree)}
-            (busy if works else idle).update(counted)
+        for index in component:
+            for step in points[index].steps:
+                if step.to in inside:
+                    counted = {name for name, tree in step.sets.items() if _changes(name, tree)}
+                    same = index not in works and rounds[step.to] == rounds[index]
+                    (idle if same else busy).update(counted)
     return idle, busy
 
 

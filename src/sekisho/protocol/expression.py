@@ -133,6 +133,7 @@ _BINARY: dict[type[ast.operator] | type[ast.cmpop], str] = {
     ast.Sub: "-",
     ast.Mult: "*",
     ast.Mod: "%",
+    ast.FloorDiv: "//",
     ast.BitAnd: "&",
     ast.BitOr: "|",
     ast.BitXor: "^",
@@ -149,8 +150,9 @@ _APPLY: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
-    # A remainder of a division by 0 is 0 (C leaves it undefined).
+    # A division by 0 gives 0, and so does its remainder (C leaves them undefined).
     "%": lambda a, b: a % b if b else 0,
+    "//": lambda a, b: a // b if b else 0,
     "&": operator.and_,
     "|": operator.or_,
     "^": operator.xor,

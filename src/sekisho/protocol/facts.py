@@ -120,6 +120,12 @@ class Facts:
             return constant(self.bases[address] & mask(size))
         return self.memory.load(address, size, None)
 
+    def rows(self, address: int, size: int) -> tuple[int, ...]:
+        """Return what a pointer can hold if all of it are rows of one table (or null); else nothing."""
+        numbers = self.contents(address, size).members(LISTED) if size == self.convention.word else None
+        tables = {region and region.start for each in numbers or () if each for region in [self.memory.region(each)]}
+        return tuple(numbers) if numbers and len(numbers) > 2 and len(tables) == 1 and None not in tables else ()
+
     def kernel_callee(self, stretch: Stretch) -> str | None:
         """Return the name of what a stretch calls outside the driver, also through a pointer that the kernel keeps."""
         call, target = stretch.call, stretch.segment.target

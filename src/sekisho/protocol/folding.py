@@ -108,7 +108,9 @@ def _identity(tree: Binary) -> Tree:
                 return other
     if tree.operator == "%" and isinstance(right, Constant) and ceiling(left) < (right.value or 0):
         return left
-    if tree.operator in ("-", "<<", ">>") and right == Constant(0):
+    if (tree.operator in ("-", "<<", ">>") and right == Constant(0)) or (
+        tree.operator == "//" and right == Constant(1)
+    ):
         return left
     if tree.operator == "&" and isinstance(left, Binary) and left.operator == "&":
         match left.right, right:

@@ -101,6 +101,12 @@ def _wanted(value: Expression, bits: int) -> tuple[int, ...] | None:
             return low, _WORD
         case "shr" if _narrow(value.args[0]) and _narrow(other):
             return _WORD if not isinstance(other, int) else (bits << other) & _WORD, _WORD
+        case "sar" if width <= 4 and isinstance(other, int) and not bits & ~(whole >> other):
+            return (bits << other) & _WORD, _WORD
+        case "sar" if width <= 4 and _narrow(other):
+            return _WORD, _WORD
+        case "udiv" | "urem" if all(map(_narrow, value.args)):
+            return _WORD, _WORD
         case "piece":
             return bits >> min(8 * width, 32), bits & whole
         case "subpiece" if isinstance(other, int):
@@ -133,6 +139,15 @@ def _binary(value: Expression, left: Tree, right: Tree) -> Tree:
             return _cut(Binary("<<", left, right), size)
         case "shr":
             return Binary(">>", left, right)
+        case "sar":
+            # Negative numbers lie below the others when the sign bit is flipped; so they are shifted, and put back.
+            sign = Constant(1 << (8 * width - 1))
+            return _cut(Binary("-", Binary(">>", Binary("^", left, sign), right), Binary(">>", sign, right)), size)
+        case "udiv":
+            return Binary("//", left, right)
+        case "urem":
+            # A remainder proper: `%` says of a number that it is below another.
+            return Binary("-", left, Binary("*", Binary("//", left, right), right))
         case "piece" if width >= 4 or left == Constant(0):
             return right
         case "piece":

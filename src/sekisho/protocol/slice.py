@@ -40,10 +40,13 @@ from sekisho.values.routine import Routine, Stretch, preserves
 from sekisho.values.segment import Step, input_symbol
 
 _BYTE = 0xFF
+_WORD = 0xFFFFFFFF
 _ELEMENTS = 16
 """An access that can go to more cells than this is not followed."""
 _CHOICES = 6
 """What a variable is assigned is told apart if it is one of at most so many numbers."""
+_BITS = 2
+"""So many bits of an unknown number are told apart when they are handed to another function."""
 _UNKNOWN: Tree = ANY
 
 Fields = tuple[tuple[int, str], ...]
@@ -163,14 +166,24 @@ class _Pure:
 
 @dataclass(slots=True)
 class _Look:
-    """The pointer in the head of a list is read."""
+    """What is read is kept in a local: the pointer in the head of a list, or a large table's element."""
 
     at: int
     result: Expression
-    tree: Tree
+    view: View
 
 
-_Done = _Access | _Pure | _Look | Change
+@dataclass(slots=True)
+class _Row:
+    """A pointer to one of the rows of a table is read from a variable, which may be followed."""
+
+    at: int
+    result: Expression
+    rows: tuple[int, ...]
+    view: View
+
+
+_Done = _Access | _Pure | _Look | _Row | Change
 """What a stretch does that concerns tracked globals."""
 
 
@@ -296,6 +309,8 @@ class _Stretch:
             after = parent.add(DraftPoint(segment.address))
             sets = self._perform(group, f"_{number}")
             choices = tuple(self._choice(each) for each in group if isinstance(each, _Access) and each.stored)
+            if isinstance(group[0], _Row):
+                choices = (tuple({self._local(f"_{number}"): row & 0xFFFFFFFF} for row in group[0].rows),)
             parent.points[current].steps += [
                 DraftStep(after, TRUE, sets | changed, choices=choices) for changed in _changed(group[0])
             ]
@@ -380,7 +395,8 @@ class _Stretch:
         if heads != {None}:
             head = heads.pop()
             if len(places) == 1 and head is not None:
-                found.append(_Look(step.address, step.result, in_head(head, self.parent.slicer.lists.flags[head])))
+                tree = in_head(head, self.parent.slicer.lists.flags[head])
+                found.append(_Look(step.address, step.result, lambda _: tree))
             return
         touched = {self.parent.slicer.cells.touching(place, step.size) for place in places}
         if any(map(self.parent.slicer.elements.holds, touched)) and step.result not in self.elements:
@@ -406,14 +422,30 @@ class _Stretch:
         if len(contents) > _ELEMENTS:
             return
         cells = {place: cell for place in contents if (cell := self.parent.slicer.cell(place, step.size))}
-        if cells:
+        (place, *_), size = contents, step.size
+        if len(contents) == 1 and (rows := self.facts.rows(place, size)):
+            held = cells.get(place)
+            found.append(
+                _Row(
+                    step.address,
+                    step.result,
+                    rows,
+                    lambda bits: ANY if held is None else self._part(held, place, size, bits),
+                )
+            )
+        elif cells:
             others = {place: _number(value) for place, value in contents.items() if place not in cells}
             found.append(_Access(step.address, cells, step.size, step.operands[0], step.result, others=others))
 
-    def _table(self, step: Step, contents: Mapping[int, int | None]) -> _Pure:
+    def _table(self, step: Step, contents: Mapping[int, int | None]) -> _Pure | _Look:
         assert step.result is not None
         parts = {place: _number(value) for place, value in contents.items()}
-        return _Pure(step.result, lambda _: self._chosen(step.operands[0], parts))
+
+        def view(_: int) -> Tree:
+            return self._chosen(step.operands[0], parts)
+
+        # What is made of it would be too long otherwise.
+        return _Pure(step.result, view) if len(parts) <= _ELEMENTS else _Look(step.address, step.result, view)
 
     def _base(self, place: int, size: int) -> int | None:
         """Return what a base holds when it is used; its first 0 is none."""
@@ -470,7 +502,9 @@ class _Stretch:
             if not isinstance(access, _Pure):
                 at = access.at if isinstance(access, _Access) else 0
         # What was read there is kept, and there may be several ways on.
-        several = groups and any(isinstance(each, _Look | Change) or getattr(each, "stored", ()) for each in groups[-1])
+        several = groups and any(
+            isinstance(each, _Look | _Row | Change) or getattr(each, "stored", ()) for each in groups[-1]
+        )
         return [*groups, []] if several else groups
 
     def _whole(self, address: int) -> bool:
@@ -497,9 +531,9 @@ class _Stretch:
         for access in group:
             if isinstance(access, _Pure):
                 self.names.views[access.result] = access.view
-            elif isinstance(access, _Look):
-                local = f"{plain(self.parent.name)}_at_{self.stretch.address & 0xFFFFFF:x}{suffix}"
-                sets[local] = access.tree
+            elif isinstance(access, _Look | _Row):
+                local = self._local(suffix)
+                sets[local] = access.view(_WORD)
                 self.names[access.result] = Name(local)
             elif isinstance(access, Change):
                 continue
@@ -516,9 +550,13 @@ class _Stretch:
                     self.extended.add(access.result)
         if suffix:
             for number, (result, access) in enumerate(reads):
-                name = f"{plain(self.parent.name)}_at_{self.stretch.address & 0xFFFFFF:x}{suffix}"
+                name = self._local(suffix)
                 sets |= self._keep(result, access, f"{name}_{number}" if number else name)
         return sets
+
+    def _local(self, suffix: str) -> str:
+        """Return the name of a local that keeps what was read here."""
+        return f"{plain(self.parent.name)}_at_{self.stretch.address & 0xFFFFFF:x}{suffix}"
 
     def _keep(self, result: Expression, access: _Access, name: str) -> dict[str, Tree]:
         """Return the assignments that keep what was read in locals, which the result then stands for."""
@@ -738,7 +776,8 @@ class _Stretch:
             when = TRUE if tree == ANY else Binary("==", tree, Constant(callee & 0xFFFFFFFF))
             name = parent.slicer.functions[callee]
             here = parent.add(DraftPoint(call.address, calls=(name,)))
-            point.steps.append(DraftStep(here, when, {**sets, **self._arguments(name, callee)}))
+            arguments = self._arguments(name, callee)
+            point.steps.append(DraftStep(here, when, sets | arguments, choices=_bit_choices(arguments)))
             circles = parent.slicer.circles
             again = callee in circles and circles[callee] == circles.get(parent.routine.function.address)
             self._after_call(parent.points[here], known=True, again=again)
@@ -832,6 +871,17 @@ class _Stretch:
         for edge in stretch.edges:
             if edge.kind == "fall" and edge.target in facts.reached:
                 self._go(point, edge.target, TRUE, sets, returned)
+
+
+def _bit_choices(sets: Mapping[str, Tree]) -> tuple[Choice, ...]:
+    """Return what locals can be that are a few bits of what need not be known."""
+    found: list[Choice] = []
+    for name, tree in sets.items():
+        match fold(tree):
+            case Binary("&", _, Constant(int(few))) if few < 1 << _BITS and low_byte(name) in sets:
+                numbers = sorted({number & few for number in range(few + 1)})
+                found.append(tuple({name: number, low_byte(name): number} for number in numbers))
+    return tuple(found)
 
 
 def _number(value: int | None) -> Tree:

@@ -267,7 +267,7 @@ def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
                         known.add(name)
     elements = {each for name in _behind(ahead, sources) for each in buffers.get(name, ())} & known
     # What is counted up or down from itself takes too many values.
-    return sorted(each for each in elements if each not in _behind(sources[each], sources))
+    return sorted(elements)
 
 
 def _is_buffer(found: Sequence[Cell]) -> bool:

@@ -57,7 +57,12 @@ class Pointers(Worklist):
         region = self.memory.region(value.args[1]) if self.options.index_in_array else None
         if region is None or region.heap or region.start != value.args[1]:
             return value
-        numbers = state.abstract(value).members(ENUMERATE) or ()
+        numbers = state.abstract(value).members(ENUMERATE)
+        if numbers is None:
+            extent = self._extent(state, value, 1)
+            if extent is None or extent[0] is not region or (extent[2] - extent[1]) // extent[3] >= ENUMERATE:
+                return value
+            return anything(finite(range(extent[1], extent[2] + 1, extent[3])), value.size)
         inside = [number for number in numbers if region.start <= number <= region.end]
         return anything(finite(inside), value.size) if 0 < len(inside) < len(numbers) else value
 

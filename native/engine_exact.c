@@ -12,6 +12,7 @@
 #define MOST_STAGES 1024u
 #define BEFORE 4u /* for each alternative behind an event so many may come about before it */
 #define MOVES 32u /* slots for each of the budget's alternatives, half of which are used */
+#define KEPT 4u /* a step begins with what earlier ones have worked out, if that takes less than this part of the room */
 #define WORK 32 /* edges that a step may try for each of the budget's alternatives */
 
 bool is_silent(const struct machine *machine, const struct table_edge *edge)
@@ -95,7 +96,7 @@ static void add(struct machine *machine, struct entries *entries, const struct a
 
 /*
  * What a move leads to, whatever other runs are open: a run goes from where it rests to where it rests again (or to its end, or with
- * the event to a place), by way of passing nodes, where no other moves. Each is worked out once in a step.
+ * the event to a place), by way of passing nodes, where no other moves. Each is worked out once.
  */
 enum mover { OPENING = 0x80000000u, UNKNOWN = 0xc0000000u }; /* with a kind; less: the number of a run */
 
@@ -295,7 +296,7 @@ static void work_out(struct machine *machine, uint32_t mover, uint32_t valuation
 static const struct moves *find_moves(struct machine *machine, uint32_t mover, uint32_t valuations, const struct step *step)
 {
 	uint64_t hash = ((uint64_t)mover << 32 | valuations) * 0x9e3779b97f4a7c15ull;
-	uint32_t event = step != NULL, at = (uint32_t)(hash >> 32) % machine->move_slots;
+	uint32_t event = step == NULL ? 0 : machine->event, at = (uint32_t)(hash >> 32) % machine->move_slots;
 	struct moves *moves;
 
 	for (; machine->moves[at].epoch == machine->epoch; at = (at + 1) % machine->move_slots) {
@@ -383,13 +384,26 @@ static void add_members(struct machine *machine, const struct set *set, struct e
 	}
 }
 
+/* Whether enough is left of what steps share: valuations, and what runs make of them. */
+static bool is_roomy(const struct machine *machine)
+{
+	return !machine->worn && machine->workshop.count < machine->workshop.limit / KEPT && machine->move_count < machine->move_slots / 2 / KEPT &&
+	       machine->outcome_count < MOST_OUTCOMES / KEPT;
+}
+
 /* A new step, from the members of a set. */
 static void gather(struct machine *machine, const struct set *set)
 {
-	valuations_begin(machine);
+	machine->carried = is_roomy(machine);
+	if (!machine->carried) {
+		valuations_begin(machine);
+		machine->outcome_count = machine->move_count = 0;
+		machine->worn = false;
+	}
+	machine->event++;
 	clear(&machine->before_event);
 	clear(&machine->after_event);
-	machine->queue_first = machine->queued = machine->outcome_count = machine->move_count = 0;
+	machine->queue_first = machine->queued = 0;
 	if (set != NULL)
 		add_members(machine, set, &machine->before_event);
 }
@@ -407,6 +421,7 @@ void exact_spread(struct machine *machine, const struct set *set)
 		entry->fresh = EMPTY;
 		move_all(machine, &alternative, fresh, NULL);
 	}
+	machine->worn |= machine->full;
 }
 
 struct assigned {
@@ -503,6 +518,7 @@ void exact_take(struct machine *machine, const struct set *set, const struct ste
 	if (step->keep && machine->after_event.count > 0)
 		add_members(machine, set, &machine->after_event);
 	list_after(machine);
+	machine->worn |= machine->full;
 }
 
 void exact_begin(struct machine *machine, const struct alternative *alternative, const struct values *values)
@@ -511,6 +527,7 @@ void exact_begin(struct machine *machine, const struct alternative *alternative,
 	add(machine, &machine->after_event, alternative,
 		  values == NULL ? valuations_initial(machine) : valuations_single(machine, values));
 	list_after(machine);
+	machine->worn |= machine->full;
 }
 
 struct opened {

@@ -291,6 +291,7 @@ static void flush(struct machine *machine)
 	late_clear(machine);
 	machine->store = new;
 	machine->beginning = NOTHING;
+	machine->worn = true;
 	memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
 	machine->flushes++;
 }
@@ -321,6 +322,9 @@ static uint32_t attempt(struct machine *machine, const struct step *step)
 
 	if (next == NOTHING && !machine->tired) {
 		flush(machine);
+		next = step_take(machine, machine->current, step);
+	} else if (next == NOTHING && machine->carried) {
+		machine->worn = true;
 		next = step_take(machine, machine->current, step);
 	}
 	return next;
@@ -534,6 +538,7 @@ static void restart(struct machine *machine, uint32_t (*begin)(struct machine *m
 	for (int i = *hopeless; i < 3 && machine->current == NOTHING; i++) {
 		late_clear(machine);
 		store_clear(machine->store);
+		machine->worn = true;
 		machine->merges += i > 0;
 		machine->current = choices[i](machine, i > 0);
 		*hopeless |= i == 0 && machine->current == NOTHING;

@@ -199,7 +199,8 @@ struct machine {
 	struct moves *moves;
 	struct outcome *outcomes;
 	struct stage *stages;
-	uint32_t move_slots, move_count, outcome_count, first_outcome, stage_count;
+	uint32_t move_slots, move_count, outcome_count, first_outcome, stage_count, event;
+	bool carried, worn; /* whether the step uses what earlier ones have worked out, and whether the next one must not */
 	uint32_t *queue, queue_first, queued; /* entries before the event with fresh valuations */
 	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
 	struct kept *kept; /* by place in the list */

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#define MEMOS (1u << 15)
+#define MEMOS (1u << 17)
 #define MOST_VALUES 64u /* of one global beside each other; more become one that is unknown, so that recursion has a bound */
 #define UNKNOWN_KEY 0x100000000ull
 
@@ -26,13 +26,13 @@ static const struct branch *workpiece(const struct machine *machine, uint32_t nu
 	return branch_at(&machine->workshop, number);
 }
 
-/* ---- what has been worked out in this step ---- */
+/* ---- what has been worked out ---- */
 
 static struct memo *memo_of(const struct machine *machine, struct memo key)
 {
 	uint64_t hash = ((uint64_t)key.a << 32 | key.b) * 0x9e3779b97f4a7c15ull ^ key.value * 0xc2b2ae3d27d4eb4full ^ key.kind;
 
-	return &machine->memos[(hash ^ hash >> 29) * 0x9e3779b97f4a7c15ull >> 49];
+	return &machine->memos[(hash ^ hash >> 29) * 0x9e3779b97f4a7c15ull >> 47];
 }
 
 static bool memo_find(const struct machine *machine, struct memo key, uint32_t *result)
@@ -324,7 +324,7 @@ uint32_t valuations_move(struct machine *machine, const struct pool *from, struc
 	return move(machine, from, to, root);
 }
 
-/* What was made in the step before is forgotten. */
+/* What was made before is forgotten. */
 void valuations_begin(struct machine *machine)
 {
 	pool_truncate(&machine->workshop, 0);

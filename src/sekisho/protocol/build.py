@@ -28,6 +28,7 @@ from sekisho.protocol.facts import Facts
 from sekisho.protocol.instance import one_instance, ports
 from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import Driver, Kind, Note, Protocol
+from sekisho.protocol.order import ordered
 from sekisho.protocol.remainders import drop_remainders
 from sekisho.protocol.residual import Point, Residual, Routine, simplify
 from sekisho.protocol.rules import Rule, rules
@@ -155,7 +156,7 @@ def _protocol(
     late = bool(program.globals)
     small = minimise(drop_remainders(decide(protocol)), late_openings=late)
     # Conditions that were composed may be decided where their parts were not.
-    return minimise(decide(small), late_openings=late)
+    return ordered(minimise(decide(small), late_openings=late), program.together)
 
 
 def _ending(residual: Residual, dead: Collection[int]) -> Residual:

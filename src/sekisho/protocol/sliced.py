@@ -69,6 +69,8 @@ class Sliced:
     """Whether it is assumed that the driver's operations wait for init to register it."""
     listed: bool = False
     """Whether lists are followed."""
+    together: frozenset[str] = frozenset()
+    """Globals whose values go together: they were computed from one row of a table."""
 
 
 def sliced(
@@ -98,6 +100,7 @@ def sliced(
     prompt = _prompt(facts, calls)
     indices = {} if INDICES_IN_ARRAYS.name in without else index_limits(facts)
     followed: frozenset[str] | None = None
+    sent: list[str] = []
     buffered: list[str] = []
     fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without, indices, heads, places)
     parts = {
@@ -131,7 +134,8 @@ def sliced(
         taken = [name for name in worth if places.holds(parts[name][0])]
         chosen = [*taken, *[name for name in worth if name not in taken][:MOST_GLOBALS]]
         if followed is None:
-            buffered = [name for name in written(parts, draft) if name not in chosen][:MOST_WRITTEN]
+            sent = written(parts, draft)
+            buffered = [name for name in sent if name not in chosen][:MOST_WRITTEN]
         used = frozenset([*chosen, *buffered])
         writers = {
             address
@@ -143,10 +147,11 @@ def sliced(
         followed = used if followed is None or not writers <= functions else used & followed
         wanted |= writers
     told_apart(draft, heads)
+    together = _together(draft, frozenset(sent))
     choose(draft, parts.keys())
     result = _write(facts, cells, parts, slicer, draft, followed, tuple(lines))
     tracked = [each.name for each in result.globals]
-    return replace(result, residual=simplify(result.residual, tracked))
+    return replace(result, residual=simplify(result.residual, tracked), together=together)
 
 
 def _fields(
@@ -268,6 +273,16 @@ def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
     elements = {each for name in _behind(ahead, sources) for each in buffers.get(name, ())} & known
     # What is counted up or down from itself takes too many values.
     return sorted(elements)
+
+
+def _together(draft: Draft, elements: frozenset[str]) -> frozenset[str]:
+    """Return `elements` and what else is chosen in the functions that prepare them."""
+    found = set(elements)
+    for points in draft.values():
+        steps = [step for point in points for step in point.steps]
+        if any(elements & step.sets.keys() for step in steps):
+            found.update(name for step in steps for choice in step.choices for name in choice[0])
+    return frozenset(found)
 
 
 def _is_buffer(found: Sequence[Cell]) -> bool:

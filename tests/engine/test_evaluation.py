@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from sekisho.engine.evaluation import evaluate, whitelist
+from sekisho.engine.evaluation import evaluate, opening, whitelist
 from sekisho.policy import Device, Policy, write
 from sekisho.protocol.model import Constants, Edge, Entry, Node, Protocol, Site, Unknown
-from sekisho.trace import Event, Writer
+from sekisho.trace import Code, Event, Interrupt, Record, Writer
 
 SITES = (
     Site(".text", 0, 1, "f", "pio", "in", 1),
@@ -82,18 +83,50 @@ def test_a_port_whitelist_does_not_notice(operator: str, shares: dict[tuple[str,
     assert shares[operator, "out"]["loose"] == 0
 
 
-def test_the_command_prints_both_for_the_same_mutants(tmp_path: Path) -> None:
-    write(POLICY, tmp_path / "p.json")
-    with Writer(tmp_path / "t.jsonl") as writer:
-        for record in trace():
+def command(folder: Path, records: Iterable[Record], *options: str) -> subprocess.CompletedProcess[str]:
+    write(POLICY, folder / "p.json")
+    with Writer(folder / "t.jsonl") as writer:
+        for record in records:
             writer.write(record)
-    command = [sys.executable, "-c", "from sekisho.cli import main; main()", "evaluate", "--json", "--count", "5"]
-    done = subprocess.run(
-        [*command, tmp_path / "p.json", tmp_path / "t.jsonl"], capture_output=True, text=True, check=True
-    )
+    words = ["evaluate", "--json", "--count", "5", *options, str(folder / "p.json"), str(folder / "t.jsonl")]
+    program = "from sekisho.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+
+
+def test_the_command_prints_both_for_the_same_mutants(tmp_path: Path) -> None:
+    done = command(tmp_path, trace())
+    assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert {row["operator"] for row in rows} >= {"value", "drop", "splice"}
     assert all(set(row["denied"]) == {"p", "port whitelist"} for row in rows)
+
+
+def test_the_opening_ends_behind_the_guarded_request_asked_for() -> None:
+    requests = trace()
+    code, line = Code(protocol="driver", section=".text", base=0x1000), Interrupt(line=6, level=1)
+    elsewhere = replace(requests[0], address=0x80)
+    # Of a firmware, before the driver is found: they are requests like others.
+    early = [requests[0], elsewhere, requests[1], code]
+    records = [*early, requests[2], line, elsewhere, requests[3], line, requests[4]]
+    assert list(opening(POLICY, records, 2)) == records[:3]
+    assert list(opening(POLICY, records, 3)) == records[:5]
+    assert list(opening(POLICY, records, 4)) == records[:8]
+    assert list(opening(POLICY, records, 5)) == list(opening(POLICY, records, 6)) == records
+
+
+def test_what_a_trace_has_behind_its_opening_is_not_used(tmp_path: Path) -> None:
+    # The last request is one that the policy denies.
+    records = [*trace(), replace(trace()[1], data="42")]
+    assert "denies" in command(tmp_path, records).stderr
+    assert "denies" in command(tmp_path, records, "--first", "81").stderr
+    done = command(tmp_path, records, "--first", "80")
+    assert done.returncode == 0, done.stderr
+    cut, whole = json.loads(done.stdout), json.loads(command(tmp_path, trace()).stdout)
+    assert (cut["first"], whole["first"]) == (80, None)
+    assert cut["rows"] == whole["rows"]
+    few = json.loads(command(tmp_path, records, "--first", "3").stdout)["rows"]
+    # Of three requests, read, written, read, one can be changed that is written.
+    assert [row["mutants"] for row in few if (row["operator"], row["direction"]) == ("width", "out")] == [1]
 
 
 def test_what_is_allowed_is_laid_to_the_driver_or_to_the_place_where_precision_was_lost() -> None:

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ def check(
     Example: sekisho check floppy.policy boot.trace
     """
     rules = read_policy(policy)
-    result = replay(rules, trace, forget=forget, go_on=go_on)
+    result = replay(rules, partial(read_trace, trace), forget=forget, go_on=go_on)
     if as_json:
         print(json.dumps(_document(result), indent=1))
     else:
@@ -54,14 +55,16 @@ def check(
     sys.exit(1 if result.denials else 0)
 
 
-def replay(policy: Policy, trace: Path, *, forget: bool = False, go_on: bool = False) -> Result:
-    """Run the records of `trace` through an engine; stop at the first denial unless `go_on`."""
+def replay(
+    policy: Policy, records: Callable[[], Iterable[Record]], *, forget: bool = False, go_on: bool = False
+) -> Result:
+    """Run what `records` gives, each time anew, through an engine; stop at the first denial unless `go_on`."""
     with Engine(policy) as engine:
         if forget:
             engine.forget()
         events = 0
         denials: list[tuple[int, Denial]] = []
-        for number, event, site, origin in _located(policy, trace, engine):
+        for number, event, site, origin in _located(policy, records, engine):
             events += 1
             denial = engine.judge(event, site, origin)
             if denial is not None:
@@ -71,15 +74,17 @@ def replay(policy: Policy, trace: Path, *, forget: bool = False, go_on: bool = F
         return Result(engine.statistics(), events, denials)
 
 
-def _located(policy: Policy, trace: Path, engine: Engine) -> Iterator[tuple[int, Event, int | None, Origin]]:
+def _located(
+    policy: Policy, records: Callable[[], Iterable[Record]], engine: Engine
+) -> Iterator[tuple[int, Event, int | None, Origin]]:
     """The events, each with its site and origin; signals and resets are given to the engine on the way."""
     sites = SiteMap(policy.protocols)
-    if policy.match == "ip" and not any(isinstance(record, Code) for record in read_trace(trace)):
+    if policy.match == "ip" and not any(isinstance(record, Code) for record in records()):
         # Read twice rather than held in memory: traces are long.
-        pointed = (record for record in read_trace(trace) if isinstance(record, Event) and engine.scope(record) > 0)
+        pointed = (record for record in records() if isinstance(record, Event) and engine.scope(record) > 0)
         for place in infer_places(pointed, policy.protocols):
             sites.place(place)
-    for number, record in enumerate(_records(trace), 1):
+    for number, record in enumerate(records(), 1):
         match record:
             case Code():
                 sites.place(record)
@@ -90,10 +95,6 @@ def _located(policy: Policy, trace: Path, engine: Engine) -> Iterator[tuple[int,
             case Event():
                 site = sites.find(record)
                 yield number, record, site, _origin(record, site)
-
-
-def _records(trace: Path) -> Iterator[Record]:
-    return read_trace(trace)
 
 
 def _origin(event: Event, site: int | None) -> Origin:

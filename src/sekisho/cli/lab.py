@@ -41,6 +41,8 @@ class Workload(StrEnum):
 
     standard = "standard"
     stress = "stress"
+    files = "files"
+    strain = "strain"
     none = "none"
 
 
@@ -55,7 +57,12 @@ def lab(
             "--attack", help=f"Then attack: {', '.join((*attack.names(), *mimic.names()))}, all, mimics, or a file."
         ),
     ] = None,
-    workload: Annotated[Workload, typer.Option(help="What the guest does first.")] = Workload.standard,
+    workload: Annotated[
+        Workload,
+        typer.Option(
+            help="What the guest does first. files, strain: standard, stress without ioctls and without unloading."
+        ),
+    ] = Workload.standard,
     kernel: Annotated[Kernel, typer.Option(help="The guest's kernel, by Debian suite.")] = Kernel.bookworm,
     cpus: Annotated[int, typer.Option(min=1, max=8, help="The guest's CPUs.")] = 1,
     host: Annotated[Host, typer.Option(help="This machine's KVM, or an emulated host.")] = Host.auto,

@@ -105,6 +105,17 @@ def evaluate(
     ]
 
 
+def opening(policy: Policy, records: Iterable[Record], count: int) -> Iterator[Record]:
+    """Yield the records up to the one that is number `count` (from 1) of the requests at addresses `policy` guards."""
+    guarded = frozenset(_scope(policy))
+    for record in records:
+        yield record
+        if isinstance(record, Event) and record.address in guarded:
+            count -= 1
+            if not count:
+                return
+
+
 def whitelist(policy: Policy) -> Policy:
     """Return the policy that knows only addresses, directions and widths: what a plain filter of ports would allow."""
     protocols = []

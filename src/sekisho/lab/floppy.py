@@ -21,23 +21,31 @@ from sekisho.lab.session import SCRATCH, Job, Outcome
 from sekisho.policy.catalogue import device
 from sekisho.policy.model import VERSION, Device, Policy
 
-Workload = Literal["standard", "stress", "none"]
+Workload = Literal["standard", "stress", "files", "strain", "none"]
+
+# What the guest runs of `sekisho/lab/guest` for each workload, after `disk`, and the steps that each of these reports.
+_PARTS: dict[Workload, tuple[str, ...]] = {
+    "standard": ("begin", "format", "files", "reload"),
+    "stress": ("strain", "reload"),
+    "files": ("begin", "files"),
+    "strain": ("strain",),
+    "none": (),
+}
+_STEPS = {
+    "begin": ("load", "verify"),
+    "format": ("format",),
+    "files": ("mkfs", "copy", "exchange"),
+    "strain": ("load", "together", "motor", "exchange", "together-again", "mkfs", "copy"),
+    "reload": ("reload",),
+}
 
 STEPS: dict[Workload, tuple[str, ...]] = {
-    "standard": ("load", "verify", "format", "mkfs", "copy", "exchange", "reload"),
-    "stress": ("load", "together", "motor", "exchange", "together-again", "mkfs", "copy", "reload"),
-    "none": (),
+    workload: tuple(step for part in parts for step in _STEPS[part]) for workload, parts in _PARTS.items()
 }
 """The steps of each workload, each of which the guest must report as done."""
 
-_PARTS: dict[Workload, tuple[str, ...]] = {
-    "standard": ("disk", "standard"),
-    "stress": ("disk", "stress"),
-    "none": (),
-}
-
 # Seconds, many times what they take in emulation.
-_TIMEOUT: dict[Workload, float] = {"standard": 300, "stress": 400, "none": 120}
+_TIMEOUT: dict[Workload, float] = {"standard": 300, "stress": 400, "files": 300, "strain": 400, "none": 120}
 
 # Where user space ends on x86-64 (47 bits): the attack is sent by a program, the driver runs in the kernel.
 _USER_SPACE = 1 << 47
@@ -121,9 +129,8 @@ def run(plan: Plan) -> Report:
     files = {
         f"attacks/{number:02}-{name}": attack.lines(form) for number, (name, (_, form)) in enumerate(forms.items())
     }
-    parts = (*_PARTS[plan.workload], *(("attacks",) if forms else ()))
+    parts = ("disk", *_PARTS[plan.workload], *(("attacks",) if forms else ()), *(("mimics",) if mimics else ()))
     if mimics:
-        parts = (*(parts if "disk" in parts else ("disk", *parts)), "mimics")
         places = mimic.driver(plan.kernel)
         files |= {f"mimics/{number:02}-{name}": mimic.script(name, places) for number, name in enumerate(mimics)}
         files["modules/mimic.ko"] = module.build(machine.program("mimic.c"), plan.kernel).read_bytes()

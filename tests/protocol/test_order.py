@@ -14,6 +14,7 @@ def protocol(**sets: str) -> Protocol:
         driver=Driver("driver.ko", "0" * 64, "x86_64"),
         sites=(Site(".text", 0, 1, "send", "pio", "out", 1),),
         globals=tuple(Global(name, (0,)) for name in ("copied", "often", "seldom", "sent", "unread")),
+        locals=(),
         entries=(Entry("entry", "task", (*many, Edge("place", "seldom == 2", sets))),),
         nodes=(Node("place", site=0, value=Expression(("sent",)), edges=(Edge("end"),)),),
         slots={"task": 1},

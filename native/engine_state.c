@@ -44,6 +44,8 @@ static uint32_t power_of_two(uint64_t least)
  * only at first; what was freed once (a policy was reloaded) it hands out again and clears, and every page of it is resident.
  */
 #define LARGE_AREA 65536
+#define STORED 64u /* branches for each alternative of the budget: of the sets that are kept, */
+#define WORKED 192u /* and in a step */
 #define AREA_HEAD 64 /* holds the size */
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -143,7 +145,7 @@ static void pool_clear(struct pool *pool)
 	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
 }
 
-static uint32_t branches_of(const struct machine *machine) { return 65536 + 192 * machine->budget; }
+static uint32_t branches_of(const struct machine *machine, uint32_t each) { return 65536 + each * machine->budget; }
 
 static bool store_open(struct store *store, const struct machine *machine, uint64_t *memory)
 {
@@ -165,7 +167,7 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 				 /* Whole words of 64 bits, so that `any` stays aligned. */
 				 (machine->protocol->global_count + 1u) / 2 * 2 * sizeof values->global[0], memory) &&
 	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) &&
-	       pool_open(&store->branches, branches_of(machine), sizeof(struct branch), memory) &&
+	       pool_open(&store->branches, branches_of(machine, STORED), sizeof(struct branch), memory) &&
 	       pool_open(&store->areas, STORED_AREAS, (machine->protocol->node_count / 32 + 1) * sizeof(uint32_t), memory) &&
 	       store->sets != NULL &&
 	       store->set_slots != NULL && store->members != NULL;
@@ -478,7 +480,7 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->vcpus = 1;
 	if (!store_open(&machine->stores[0], machine, memory) || !store_open(&machine->stores[1], machine, memory))
 		return false;
-	if (!pool_open(&machine->workshop, branches_of(machine), sizeof(struct branch), memory))
+	if (!pool_open(&machine->workshop, branches_of(machine, WORKED), sizeof(struct branch), memory))
 		return false;
 	machine->store = &machine->stores[0];
 	alternatives = machine->store->alternatives.limit;

@@ -48,6 +48,19 @@ def test_a_variable_that_is_hit_from_elsewhere(name: str, tmp_path: Path) -> Non
     assert all(0x99 in each for each in written(module, [name]))
 
 
+STORED = """
+    static u8 table[4][2] = {{1}, {2}, {3}, {4}}, other = 7, (*row)[2]; void change(u8 v) { other = v & 1; }
+    void set(long i) { row = table + i; }
+    void run(void) { if (row) outb(**row, 0x80); }
+"""
+
+
+def test_a_pointer_to_an_element_that_is_stored_stays_in_the_array(tmp_path: Path) -> None:
+    module = recover(load(build(tmp_path, PRELUDE + STORED, "-O1", "-fno-pic")))
+    assert [each.members(8) for each in written(module, [])] == [[1, 2, 3, 4]]
+    assert all(0x99 in each for each in written(module, ["index-in-array"]))
+
+
 def test_what_is_switched_off_is_not_named() -> None:
     assert {name for name, _ in Options().assumptions()} == set(ASSUMPTIONS)
     for name in ASSUMPTIONS:

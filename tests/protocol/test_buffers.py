@@ -62,6 +62,7 @@ int init_module(void)
 	@offers
 	offer(prepare);
 	offer(transmit);
+	@last
 	return 0;
 }
 """
@@ -100,8 +101,8 @@ PREPARED = "out 1 0; "
 TRACK = 0x27
 
 
-def protocol(folder: Path, *, more: str = "", fill: str = KNOWN, offers: str = "") -> Protocol:
-    code = COMMON.replace("@more", more).replace("@fill", fill).replace("@offers", offers)
+def protocol(folder: Path, *, more: str = "", fill: str = KNOWN, offers: str = "", last: str = "") -> Protocol:
+    code = COMMON.replace("@more", more).replace("@fill", fill).replace("@offers", offers).replace("@last", last)
     # The kernel's own build tells no function which registers another one leaves alone.
     driver = build(folder, code, "-O2", "-fno-pie", "-mcmodel=kernel", "-fno-ipa-ra")
     observer = full.interpret(recover(load(driver)), kind=Observer)
@@ -167,3 +168,10 @@ def test_a_few_bits_of_an_unknown_number_are_no_more(tmp_path: Path) -> None:
     found = protocol(tmp_path, more=UNIT + code, offers="offer(begin);")
     assert all(is_allowed(found, f"out 4 0; out 2 {unit}") for unit in range(4))
     assert not any(is_allowed(found, f"out 4 0; out 2 {unit}") for unit in (4, 0x40, 0xFF))
+
+
+def test_a_driver_is_used_while_its_init_goes_on(tmp_path: Path) -> None:
+    found = protocol(tmp_path, last="request(5, 0);")
+    assert is_allowed(found, f"out 5 0; {PREPARED}out 2 0xe6")
+    assert is_allowed(found, f"{PREPARED}out 5 0; out 2 0xe6")
+    assert not is_allowed(found, "out 5 0; out 5 0")

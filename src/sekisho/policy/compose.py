@@ -93,7 +93,10 @@ def compose(protocol: Protocol) -> Protocol:
     edges |= {node.id: node.edges for node in protocol.nodes}
     silent = {node.id for node in protocol.nodes if node.site is None}
     passing = {node.id for node in protocol.nodes if node.passing}
-    cut_passages(edges, silent, [variable.name for variable in protocol.globals], passing)
+    # What else is open decides whether init may open, but nothing waits for init; and of interrupts and timers as many
+    # may be open unseen as there are slots. So these may not open later than they do.
+    prompt = {f"entry {entry.name}" for entry in protocol.entries if entry.kind in ("init", "irq", "timer")}
+    cut_passages(edges, silent, [variable.name for variable in protocol.globals], passing, prompt=prompt)
     places = [node.id for node in protocol.nodes if node.site is not None]
     kept = reachable(edges, [f"entry {entry.name}" for entry in protocol.entries] + places)
     return replace(

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from sekisho.protocol.domains import Narrower, domains
 from sekisho.protocol.liveness import drop_dead
-from sekisho.protocol.model import END, LOADED, REGISTERED, Edge, Entry, Node, Protocol
+from sekisho.protocol.model import END, Edge, Entry, Node, Protocol
 from sekisho.protocol.reduction import alike, cut_passages, open_late, reachable, renamed
 
 
@@ -24,9 +24,7 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
     roots = list(edges)
     edges |= {node.id: node.edges for node in protocol.nodes}
     nodes = {node.id: node for node in protocol.nodes}
-    # That the driver is loaded, and registered, stays true while a run is open: it may be asked later.
     tracked = [variable.name for variable in protocol.globals]
-    shared = [name for name in tracked if name not in (LOADED, REGISTERED)]
     initial: dict[str, tuple[int, ...]] = dict.fromkeys(protocol.locals, (0,))
     initial |= {variable.name: variable.initial for variable in protocol.globals}
     answers = {node.bind for node in protocol.nodes if node.bind is not None}
@@ -40,8 +38,8 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
         _merge(nodes, edges)
         passing = {name for name, node in nodes.items() if node.passing}
         silent = {name for name, node in nodes.items() if node.site is None}
-        late = open_late(edges, roots, silent - passing, shared) if late_openings else set()
-        cut_passages(edges, silent, shared, passing, late)
+        late = open_late(edges, roots, silent - passing, tracked) if late_openings else set()
+        cut_passages(edges, silent, tracked, passing, late)
         kept = reachable(edges, roots) - {END}
         nodes = {name: node for name, node in nodes.items() if name in kept}
         edges = {name: own for name, own in edges.items() if name in kept}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from sekisho.protocol.expression import Binary, Constant, Tree, Unary, parse, substitute, write
 from sekisho.protocol.folding import conjuncts, fold, possible
-from sekisho.protocol.model import END, HELD, Edge
+from sekisho.protocol.model import END, HELD, LOADED, REGISTERED, Edge
 
 _EdgeKey = tuple[str, str, tuple[tuple[str, str], ...]]
 
@@ -31,6 +31,10 @@ _REMEMBERED = 1 << 17
 """Of how many effects, and pairs of them, what is known is kept."""
 
 _TRUE, _FALSE = Constant(1), Constant(0)
+
+
+_STEADY = frozenset({LOADED, REGISTERED})
+"""Globals that do not change while a run is open, but for init and exit: they may be asked at any time."""
 
 
 def _key(edge: Edge) -> _EdgeKey:
@@ -138,10 +142,12 @@ def cut_passages(
     tracked: Collection[str] = (),
     passing: Collection[str] = (),
     late: Collection[str] = (),
+    prompt: Collection[str] = (),
 ) -> None:
     """Route `edges` around silent nodes where that is exact and does not make many more edges than it removes.
 
-    It is exact where the node is `passing`, since the run goes on at once. `late` nodes are cut whatever it costs.
+    It is exact where the node is `passing`, since the run goes on at once. `late` nodes are cut whatever it costs, and
+    what leads from `prompt` ones is not put off.
 
     An edge that neither reads nor writes a tracked global may be put off until the next edge of its run: no other run
     can tell, and the run's locals do not change meanwhile. For the same reason a silent one may be taken right after
@@ -157,7 +163,7 @@ def cut_passages(
     while ahead:
         changed: set[str] = set()
         for name in ahead:
-            changed |= _cut(name, moves, sources, silent, globals_, passing, name in late)
+            changed |= _cut(name, moves, sources, silent, globals_, passing, name in late, prompt)
         ahead = sorted(changed & silent)
     for name, own in moves.items():
         edges[name] = _edges(own)
@@ -171,6 +177,7 @@ def _cut(
     tracked: frozenset[str],
     passing: Collection[str],
     late: bool,
+    prompt: Collection[str],
 ) -> set[str]:
     """Route what can be around one silent node. Return the nodes for which that may change what can be done."""
     # A way back to the same node that assigns nothing says only that it was waited.
@@ -183,7 +190,7 @@ def _cut(
         ways = [(new, after) for after in out if not (new := move.then(after)).effect.never]
         exact = (
             name in passing
-            or (source not in passing and _private([move], tracked, "1"))
+            or (source not in passing and source not in prompt and _private([move], tracked, "1"))
             or (
                 all(
                     (after.to == END or (after.to in silent and after.to not in passing))
@@ -229,7 +236,7 @@ def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> boo
 
 @lru_cache(maxsize=_REMEMBERED)
 def _unnoticed(effect: _Effect, tracked: frozenset[str], locks: str) -> bool:
-    touched = effect.variables & tracked
+    touched = effect.variables & tracked - (_STEADY - effect.sets.keys())
     return all(name.endswith(HELD) and name in effect.sets and write(effect.sets[name]) == locks for name in touched)
 
 
@@ -238,8 +245,8 @@ def open_late(
 ) -> set[str]:
     """Let runs open only when they begin to do something: what was read before is not held against them.
 
-    Conditions on tracked globals are dropped from edges, of entries and silent nodes behind them, that lead to a silent
-    node without having changed a global (but for taking a mutex). A run that waits there can then as well open later.
+    Conditions on tracked globals (but on whether the driver is loaded) are dropped from edges, of entries and silent
+    nodes behind them, that lead to a silent node without having changed a global (but for taking a mutex). A run that waits there can then as well open later.
     Returns these nodes.
     """
     globals_ = frozenset(tracked)
@@ -252,7 +259,7 @@ def open_late(
             if edge.to in silent and not any(
                 each in globals_ and not (each.endswith(HELD) and text == "1") for each, text in edge.set.items()
             ):
-                others = globals_ - edge.set.keys()
+                others = globals_ - edge.set.keys() - _STEADY
                 when: Tree | None = None
                 for each in conjuncts(parse(edge.when)) if edge.when else ():
                     if not each.names & others:

@@ -104,7 +104,8 @@ def _simplify(routine: Routine, tracked: Collection[str]) -> Routine:
     }
     # The first point stays: it is where the routine is entered.
     silent = {name for name, point in points.items() if name != "0" and _silent(point)}
-    cut_passages(edges, silent, tracked, {name for name in silent if not points[name].rests})
+    passing = {name for name, point in points.items() if _silent(point) and not point.rests}
+    cut_passages(edges, silent, tracked, passing)
     kept = reachable(edges, ["0"]) - {END}
     labels = {
         name: (

@@ -246,8 +246,8 @@ def open_late(
     """Let runs open only when they begin to do something: what was read before is not held against them.
 
     Conditions on tracked globals (but on whether the driver is loaded) are dropped from edges, of entries and silent
-    nodes behind them, that lead to a silent node without having changed a global (but for taking a mutex). A run that waits there can then as well open later.
-    Returns these nodes.
+    nodes behind them, that lead to a silent node without having changed a global (but for taking a mutex). A run that
+    waits there can then as well open later. Returns these nodes.
     """
     globals_ = frozenset(tracked)
     found: set[str] = set()

@@ -307,19 +307,26 @@ class _Machine:
         for run in alternative.runs if moving is None else (moving,):
             if run.waits < 0 and (not _bound(run) or self._may_move(alternative, run, run.vcpu)):
                 rest = replace(alternative, runs=self._without(alternative, run))
-                yield from self._silent_edges(rest, run, self.nodes[run.node].edges)
+                ways = self.nodes[run.node].edges
+                yield from self._silent_edges(rest, run, self._unseen(rest, run, ways) if moving else ways)
         if moving is not None:
             return
         for entry in self.protocol.entries:
-            unbound = sum(run.kind == entry.kind and not _bound(run) for run in alternative.runs)
             opened = self._open(alternative, entry.kind)
-            if opened is not None and unbound < self.slots[entry.kind]:
-                yield from self._silent_edges(opened, Run(entry.kind, -1, "", self.locals), entry.edges)
+            if opened is not None:
+                run = Run(entry.kind, -1, "", self.locals)
+                yield from self._silent_edges(opened, run, self._unseen(opened, run, entry.edges))
         known = {name for name, value in alternative.variables if value is not None}
         for kind, node, rest in self._unknown(alternative):
             # Taking an edge that assigns no known global tells nothing: an unknown run may be at its end anyway.
             edges = [edge for edge in self.nodes[node].edges if known & set(edge.set)]
             yield from self._silent_edges(rest, self._anywhere(kind, node), edges)
+
+    def _unseen(self, rest: Alternative, run: Run, edges: Iterable[Edge]) -> list[Edge]:
+        """The edges that a run may take which opens or is on its way: it rests only while there is a slot for it."""
+        unbound = sum(other.kind == run.kind and not _bound(other) for other in rest.runs)
+        free = _bound(run) or unbound < self.slots[run.kind]
+        return [edge for edge in edges if free or (edge.to != END and self.nodes[edge.to].passing)]
 
     def _silent_edges(self, rest: Alternative, run: Run, edges: Iterable[Edge]) -> Iterator[Alternative]:
         for edge in edges:

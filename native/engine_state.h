@@ -312,7 +312,7 @@ struct nesting {
 void find_nesting(const struct machine *machine, const struct alternative *alternative, uint32_t vcpu, struct nesting *nesting);
 bool may_move(const struct machine *machine, const struct nesting *nesting, const struct run *run, uint32_t index, uint32_t vcpu);
 bool may_enter(const struct machine *machine, const struct nesting *nesting, uint32_t kind);
-uint32_t excluded_by(uint32_t kind);
+uint32_t excluded_by(uint32_t kind, bool late);
 bool take_slot(const struct machine *machine, const struct nesting *nesting, struct alternative *alternative, uint32_t kind);
 bool node_fits(const struct machine *machine, const struct table_node *node, const struct step *step);
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);

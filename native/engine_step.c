@@ -735,11 +735,14 @@ void draft_new(const struct machine *machine, const struct alternative *alternat
 	new_run(&draft->run, kind);
 }
 
-/* While runs of these kinds are open none of `kind` opens: EXCLUDED_BY in sekisho.protocol.model. */
-uint32_t excluded_by(uint32_t kind)
+/*
+ * While runs of these kinds are open none of `kind` opens: EXCLUDED_BY in sekisho.protocol.model. Late steps open a run at its first
+ * event, though it may have opened before the others: of init only what init itself excludes holds then.
+ */
+uint32_t excluded_by(uint32_t kind, bool late)
 {
 	if (kind == SEKISHO_INIT)
-		return ((1u << SEKISHO_KINDS) - 1) & ~(1u << SEKISHO_INIT);
+		return late ? 1u << SEKISHO_EXIT : ((1u << SEKISHO_KINDS) - 1) & ~(1u << SEKISHO_INIT);
 	if (kind == SEKISHO_EXIT)
 		return 1u << SEKISHO_TASK | 1u << SEKISHO_INIT;
 	return kind == SEKISHO_TASK ? 1u << SEKISHO_EXIT : 0;
@@ -753,7 +756,7 @@ bool take_slot(const struct machine *machine, const struct nesting *nesting, str
 	if (kind >= SEKISHO_IRQ) /* bounded on each vCPU, see may_enter */
 		return true;
 	for (uint32_t other = 0; other < SEKISHO_KINDS; other++)
-		if (excluded_by(kind) >> other & 1 && nesting->known[other] > 0)
+		if (excluded_by(kind, machine->late) >> other & 1 && nesting->known[other] > 0)
 			return false;
 	if (nesting->known[kind] >= slots)
 		return false;

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import msgspec
 
@@ -30,6 +31,8 @@ from sekisho.protocol.rules import Rule
 from sekisho.protocol.slice import RESULT, Fields, Slicer, names_of_register
 from sekisho.protocol.webs import split_counters
 from sekisho.values.routine import Stretch
+
+_T = TypeVar("_T", str, int)
 
 MOST_GLOBALS = 46
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
@@ -271,7 +274,6 @@ def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
                     if tree != ANY and not bounded(tree):
                         known.add(name)
     elements = {each for name in _behind(ahead, sources) for each in buffers.get(name, ())} & known
-    # What is counted up or down from itself takes too many values.
     return sorted(elements)
 
 
@@ -295,15 +297,15 @@ def _is_buffer(found: Sequence[Cell]) -> bool:
     )
 
 
-def _behind(start: Iterable[str], sources: Mapping[str, set[str]]) -> set[str]:
-    """Return `start` and all from which they are computed."""
-    found: set[str] = set()
+def _behind(start: Iterable[_T], sources: Mapping[_T, Iterable[_T]]) -> set[_T]:
+    """Return `start` and all that `sources` leads to from there."""
+    found: set[_T] = set()
     ahead = list(start)
     while ahead:
-        name = ahead.pop()
-        if name not in found:
-            found.add(name)
-            ahead += sources.get(name, ())
+        each = ahead.pop()
+        if each not in found:
+            found.add(each)
+            ahead.extend(sources.get(each, ()))
     return found
 
 
@@ -359,7 +361,7 @@ def _registering(facts: Facts, calls: Mapping[int, set[int]]) -> frozenset[int]:
     """Return the calls, by their stretch, with which init registers the driver with those who use it."""
     found: set[int] = set()
     for entry, kind in facts.entries:
-        for address in _called(calls, entry) & facts.routines.keys() if kind == "init" else ():
+        for address in _behind([entry], calls) & facts.routines.keys() if kind == "init" else ():
             for stretch in facts.routines[address].stretches.values():
                 if stretch.call is not None and stretch.call.extern in REGISTERING:
                     found.add(stretch.address)
@@ -385,14 +387,7 @@ def _callers(calls: Mapping[int, set[int]], wanted: Iterable[int]) -> set[int]:
     for caller, callees in calls.items():
         for callee in callees:
             callers.setdefault(callee, set()).add(caller)
-    found: set[int] = set()
-    ahead = list(wanted)
-    while ahead:
-        address = ahead.pop()
-        if address not in found:
-            found.add(address)
-            ahead.extend(callers.get(address, ()))
-    return found
+    return _behind(wanted, callers)
 
 
 def _circles(calls: Mapping[int, set[int]]) -> dict[int, int]:
@@ -484,20 +479,10 @@ def _callbacks(facts: Facts, slicer: Slicer) -> set[tuple[int, Kind]]:
     calls = _calls(facts)
     found: set[tuple[int, Kind]] = set()
     for entry, kind in facts.entries:
-        if slicer.lost & _called(calls, entry):
+        if slicer.lost & _behind([entry], calls):
             found |= {(each.address, kind) for each in facts.module.entries if each.kind == "address taken"}
     # One of init or exit happens while these run, but they are no second init.
     return {(address, "task" if kind in ("init", "exit") else kind) for address, kind in found}
-
-
-def _called(calls: Mapping[int, set[int]], start: int) -> set[int]:
-    seen = {start}
-    ahead = [start]
-    while ahead:
-        for callee in calls.get(ahead.pop(), set()) - seen:
-            seen.add(callee)
-            ahead.append(callee)
-    return seen
 
 
 def _signals(lines: Iterable[int]) -> Iterator[Signal]:

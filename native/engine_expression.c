@@ -1,7 +1,13 @@
-/* The stack machine of conditions, assignments and rules: unsigned 32-bit arithmetic in which a word may be unknown. */
+/*
+ * The stack machine of conditions, assignments and rules: unsigned 32-bit arithmetic in which a word may be unknown, but for the most
+ * that it can be.
+ */
 #include "engine_table.h"
 
 #include <string.h>
+
+#define WORD_MAX 0xffffffffu
+#define FINEST 0xffffu /* a bound above it is not kept */
 
 static uint32_t load16(const uint8_t *at) { return at[0] | (uint32_t)at[1] << 8; }
 
@@ -34,23 +40,70 @@ static struct word decide(bool decisive, struct word a, struct word b)
 {
 	if ((!a.any && !!a.value == decisive) || (!b.any && !!b.value == decisive))
 		return (struct word){ decisive, false };
-	return (struct word){ a.any || b.any ? 0 : !decisive, a.any || b.any };
+	return (struct word){ a.any || b.any || !decisive, a.any || b.any };
 }
 
-/* No bits of what is unknown, or nothing times it. */
-static bool is_nothing(uint8_t operation, struct word a, struct word b)
+/* Not more than a number; past the largest one it may be anything. */
+static struct word at_most(uint64_t most) { return (struct word){ most > WORD_MAX ? WORD_MAX : (uint32_t)most, most > 0 }; }
+
+static uint32_t least_of(struct word word) { return word.any ? 0 : word.value; }
+
+/* All bits up to the highest of a number. */
+static uint32_t up_to(uint32_t number) { return number == 0 ? 0 : WORD_MAX >> __builtin_clz(number); }
+
+/* A comparison of which a side is unknown. */
+static struct word compare(uint8_t operation, struct word a, struct word b)
 {
-	return (operation == OP_MULTIPLY || operation == OP_AND) && ((!a.any && a.value == 0) || (!b.any && b.value == 0));
+	const struct word either = { 1, true };
+	bool swapped = operation == OP_GREATER || operation == OP_GREATER_EQUAL;
+	struct word one = swapped ? b : a, other = swapped ? a : b;
+	bool below = one.value < least_of(other), above = other.value < least_of(one);
+
+	switch (operation) {
+	case OP_EQUAL:
+	case OP_UNEQUAL:
+		return below || above ? (struct word){ operation == OP_UNEQUAL, false } : either;
+	case OP_LESS:
+	case OP_GREATER:
+		return below ? (struct word){ 1, false } : other.value <= least_of(one) ? (struct word){ 0, false } : either;
+	default:
+		return above ? (struct word){ 0, false } : one.value <= least_of(other) ? (struct word){ 1, false } : either;
+	}
+}
+
+/* What can be said of an operation on two words of which one is unknown. */
+static struct word bound(uint8_t operation, struct word a, struct word b)
+{
+	uint64_t one = a.value, other = b.value; /* at most */
+
+	switch (operation) {
+	case OP_MODULO: return at_most(other == 0 ? 0 : one < other ? one : other - 1);
+	case OP_DIVIDE: return at_most(b.any ? one : other == 0 ? 0 : one / other);
+	case OP_AND: return at_most(one < other ? one : other);
+	case OP_OR:
+	case OP_XOR: return at_most(up_to(a.value | b.value));
+	case OP_ADD: return at_most(one + other);
+	case OP_MULTIPLY: return at_most(one * other);
+	case OP_SUBTRACT: return at_most(other <= least_of(a) ? one : WORD_MAX);
+	case OP_LEFT: return at_most(other < 32 ? one << other : one == 0 || least_of(b) >= 32 ? 0 : WORD_MAX);
+	case OP_RIGHT: return at_most(b.any ? one : other < 32 ? one >> other : 0);
+	default: return compare(operation, a, b);
+	}
 }
 
 static struct word member(struct word word, const uint8_t *members, uint32_t count)
 {
-	if (word.any)
-		return word;
 	for (uint32_t i = 0; i < count; i++)
-		if (load32(members + 4 * i) == word.value)
-			return (struct word){ 1, false };
+		if (word.any ? load32(members + 4 * i) <= word.value : load32(members + 4 * i) == word.value)
+			return (struct word){ 1, word.any };
 	return (struct word){ 0, false };
+}
+
+static struct word load(uint32_t held, bool any) { return (struct word){ any ? ~held : held, any }; }
+
+uint32_t word_held(struct word word)
+{
+	return !word.any ? word.value : word.value > FINEST ? 0 : ~up_to(word.value);
 }
 
 struct word expression_evaluate(const struct table *table, uint32_t offset, const struct variables *variables)
@@ -69,16 +122,16 @@ struct word expression_evaluate(const struct table *table, uint32_t offset, cons
 			at += 4;
 			break;
 		case OP_ANY:
-			*top++ = (struct word){ 0, true };
+			*top++ = (struct word){ WORD_MAX, true };
 			break;
 		case OP_GLOBAL:
 			index = load16(at);
-			*top++ = (struct word){ variables->global[index], variables->global_any >> index & 1 };
+			*top++ = load(variables->global[index], variables->global_any >> index & 1);
 			at += 2;
 			break;
 		case OP_LOCAL:
 			index = load16(at);
-			*top++ = (struct word){ variables->local[index], variables->local_any >> index & 1 };
+			*top++ = load(variables->local[index], variables->local_any >> index & 1);
 			at += 2;
 			break;
 		case OP_VALUE:
@@ -88,16 +141,13 @@ struct word expression_evaluate(const struct table *table, uint32_t offset, cons
 			*top++ = (struct word){ variables->address, false };
 			break;
 		case OP_NOT:
-			if (!top[-1].any)
-				top[-1].value = !top[-1].value;
+			top[-1].value = top[-1].any || !top[-1].value;
 			break;
 		case OP_INVERT:
-			if (!top[-1].any)
-				top[-1].value = ~top[-1].value;
+			top[-1].value = top[-1].any ? WORD_MAX : ~top[-1].value;
 			break;
 		case OP_NEGATE:
-			if (!top[-1].any)
-				top[-1].value = 0u - top[-1].value;
+			top[-1].value = top[-1].any ? WORD_MAX : 0u - top[-1].value;
 			break;
 		case OP_BOTH:
 		case OP_EITHER:
@@ -111,7 +161,7 @@ struct word expression_evaluate(const struct table *table, uint32_t offset, cons
 		default:
 			top--;
 			if (top[-1].any || top[0].any)
-				top[-1] = (struct word){ 0, !is_nothing(operation, top[-1], top[0]) };
+				top[-1] = bound(operation, top[-1], top[0]);
 			else
 				top[-1].value = apply(operation, top[-1].value, top[0].value);
 		}

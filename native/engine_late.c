@@ -46,17 +46,15 @@ static void find_state(struct machine *machine, struct walk *walk, const struct 
 /* Adds a node, or what locals a run may have there: one record for each node, in which a local is known or any. */
 static void find_node(struct machine *machine, struct walk *walk, uint32_t node, const struct run *run)
 {
-	uint32_t bit = node - machine->protocol->nodes, any;
+	uint32_t bit = node - machine->protocol->nodes;
 	struct run *at = &walk->joined[bit];
 	bool found = walk->reach[bit / 32] >> bit % 32 & 1;
 
-	any = at->any;
 	if (!found)
 		memcpy(at, run, machine->store->runs.stride);
 	at->node = node;
 	at->area = NOTHING;
-	join_run(at, run, machine->local_count);
-	if (found && at->any == any)
+	if (!join_run(at, run, machine->local_count) && found)
 		return;
 	machine->walk_work++;
 	walk->reach[bit / 32] |= 1u << bit % 32;

@@ -23,7 +23,7 @@ struct run {
 	uint8_t kind, pending;
 	uint8_t optional; /* in late alternatives: it may have ended already */
 	uint8_t reserved;
-	uint32_t any; /* bit i: local i is unknown */
+	uint32_t any; /* bit i: local i is unknown; see `variables` */
 	uint32_t local[TABLE_LOCALS];
 };
 
@@ -105,7 +105,7 @@ struct heads {
 
 /* See engine_valuations.c: `down` are branches of the next level (LEAF behind the last), `next` is one of the same level or EMPTY. */
 struct branch {
-	uint32_t value, down, next;
+	uint32_t value /* of one that is unknown: see `variables` */, down, next;
 	uint8_t level, any, length, reserved;
 };
 
@@ -318,7 +318,7 @@ bool node_fits(const struct machine *machine, const struct table_node *node, con
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);
 
 void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run);
-void join_run(struct run *into, const struct run *from, uint32_t count);
+bool join_run(struct run *into, const struct run *from, uint32_t count);
 void forget_dead(const struct machine *machine, struct run *run, uint32_t live);
 
 /* calloc, counted. */

@@ -132,25 +132,28 @@ bool insert_run(struct machine *machine, struct alternative *alternative, const 
 
 void join_values(struct values *into, const struct values *from, uint32_t count)
 {
-	into->any |= from->any;
 	for (uint32_t i = 0; i < count; i++) {
-		if (into->global[i] != from->global[i])
-			into->any |= 1ull << i;
-		if (into->any >> i & 1)
-			into->global[i] = 0;
+		if (into->global[i] == from->global[i] && !((into->any ^ from->any) >> i & 1))
+			continue;
+		into->any |= 1ull << i;
+		into->global[i] = 0;
 	}
 }
 
-void join_run(struct run *into, const struct run *from, uint32_t count)
+/* Whether it changed what is known of the locals. */
+bool join_run(struct run *into, const struct run *from, uint32_t count)
 {
-	into->any |= from->any;
+	bool changed = false;
+
 	into->optional |= from->optional;
 	for (uint32_t i = 0; i < count; i++) {
-		if (into->local[i] != from->local[i])
-			into->any |= 1u << i;
-		if (into->any >> i & 1)
-			into->local[i] = 0;
+		if (into->local[i] == from->local[i] && !((into->any ^ from->any) >> i & 1))
+			continue;
+		changed |= into->local[i] != 0 || !(into->any >> i & 1);
+		into->any |= 1u << i;
+		into->local[i] = 0;
 	}
+	return changed;
 }
 
 void load_run(const struct machine *machine, uint32_t number, struct run *run)
@@ -495,7 +498,7 @@ static void forget_globals(struct values *values, uint64_t which, uint32_t count
 {
 	values->any |= which;
 	for (uint32_t i = 0; i < count; i++)
-		if (values->any >> i & 1)
+		if (which >> i & 1)
 			values->global[i] = 0;
 }
 
@@ -519,7 +522,7 @@ static void list_draft(struct machine *machine, struct draft *draft)
 
 static struct variables variables_of(const struct values *values, const struct run *run)
 {
-	return (struct variables){ values->global, run->local, values->any, run->any, { 0, true }, 0 };
+	return (struct variables){ values->global, run->local, values->any, run->any, { 0xffffffffu, true }, 0 };
 }
 
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run)
@@ -542,7 +545,7 @@ void assign(const struct machine *machine, uint32_t first, uint32_t count, struc
 	for (uint32_t i = 0; i < count; i++)
 		words[i] = expression_evaluate(machine->table, machine->table->sets[first + i].code, &variables);
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t target = machine->table->sets[first + i].target, value = words[i].any ? 0 : words[i].value;
+		uint32_t target = machine->table->sets[first + i].target, value = word_held(words[i]);
 
 		if (target & TABLE_GLOBAL_FLAG) {
 			target &= ~TABLE_GLOBAL_FLAG;
@@ -588,7 +591,7 @@ static bool value_fits(const struct machine *machine, const struct table_node *n
 			variables->value = (struct word){ value, false };
 			word = expression_evaluate(machine->table, constants[i], variables);
 		}
-		if (word.any || (word.value & mask) == value)
+		if (word.any ? word.value > mask || value <= word.value : (word.value & mask) == value)
 			return true;
 	}
 	return false;

@@ -102,9 +102,10 @@ bool table_load(struct table *table, const void *data, size_t size, char *error,
 void table_unload(struct table *table);
 int table_scope(const struct table *table, uint32_t space, uint64_t address, uint32_t width);
 
-/* A number, or unknown. */
+/* A number, or unknown: then `value` is the most that it can be. */
 struct word { uint32_t value; bool any; };
 
+/* Of an unknown variable the complement of the most that it can be is held, so that 0 says nothing of it. */
 struct variables {
 	const uint32_t *global, *local;
 	uint64_t global_any;
@@ -115,6 +116,12 @@ struct variables {
 
 /* Evaluates the chunk at `offset` of the table's code, which the loader has checked. */
 struct word expression_evaluate(const struct table *table, uint32_t offset, const struct variables *variables);
+
+/*
+ * What a variable holds that is assigned a word. Bounds are kept in whole bits, and only small ones, so that a loop that counts from
+ * an unknown number has few rounds that differ.
+ */
+uint32_t word_held(struct word word);
 
 uint64_t expression_globals(const struct table *table, uint32_t offset); /* a bit for each tracked global it looks at */
 

@@ -1,6 +1,6 @@
 /*
  * Sets of valuations of the tracked globals, as decision diagrams: each level is one global, each branch a value that it may have
- * there, or that it is unknown, with what the later ones may be. Equal sets are equal numbers. (After J.-M. Couvreur et al., Data
+ * there, or that it is unknown (see `variables`), with what the later ones may be. Equal sets are equal numbers. (After J.-M. Couvreur et al., Data
  * Decision Diagrams, 2002.) They are made in the workshop, a pool that lives for one step, and moved to the store at its end.
  */
 #include "engine_state.h"
@@ -13,8 +13,10 @@
 
 enum memo_kind { MEMO_UNITE = 1, MEMO_SUBTRACT, MEMO_SELECT, MEMO_ASSIGN };
 
-/* A branch's value, with the unknown one after all others. */
-static uint64_t key_of(const struct branch *branch) { return branch->any ? UNKNOWN_KEY : branch->value; }
+/* A value, with unknown ones after all others. */
+static uint64_t key_for(uint32_t value, bool any) { return value | (any ? UNKNOWN_KEY : 0); }
+
+static uint64_t key_of(const struct branch *branch) { return key_for(branch->value, branch->any); }
 
 static const struct branch *branch_at(const struct pool *pool, uint32_t number)
 {
@@ -67,7 +69,7 @@ static uint32_t unite_all(struct machine *machine, uint32_t first)
 /* One branch in front of those from `next` on. Where there is no way on behind it there is none. */
 static uint32_t make(struct machine *machine, uint32_t level, uint64_t key, uint32_t down, uint32_t next)
 {
-	struct branch branch = { .value = (uint32_t)key, .down = down, .next = next, .level = (uint8_t)level, .any = key == UNKNOWN_KEY };
+	struct branch branch = { .value = (uint32_t)key, .down = down, .next = next, .level = (uint8_t)level, .any = key >= UNKNOWN_KEY };
 	uint32_t number;
 
 	if (down == EMPTY)
@@ -78,8 +80,6 @@ static uint32_t make(struct machine *machine, uint32_t level, uint64_t key, uint
 		down = valuations_unite(machine, down, unite_all(machine, next));
 		return make(machine, level, UNKNOWN_KEY, down, EMPTY);
 	}
-	if (branch.any)
-		branch.value = 0;
 	number = pool_intern(&machine->workshop, &branch);
 	if (number == NOTHING) {
 		machine->tired = machine->full = true;
@@ -177,7 +177,7 @@ static uint32_t put(struct machine *machine, uint32_t from, uint32_t level, uint
 
 uint32_t valuations_assign(struct machine *machine, uint32_t from, uint32_t level, uint32_t value, bool any)
 {
-	return put(machine, from, level, any ? UNKNOWN_KEY : value);
+	return put(machine, from, level, key_for(value, any));
 }
 
 uint32_t valuations_single(struct machine *machine, const struct values *values)
@@ -185,7 +185,7 @@ uint32_t valuations_single(struct machine *machine, const struct values *values)
 	uint32_t number = LEAF;
 
 	for (uint32_t level = machine->protocol->global_count; level-- > 0 && !machine->full;)
-		number = make(machine, level, values->any >> level & 1 ? UNKNOWN_KEY : values->global[level], number, EMPTY);
+		number = make(machine, level, key_for(values->global[level], values->any >> level & 1), number, EMPTY);
 	return number;
 }
 
@@ -265,10 +265,10 @@ void valuations_each(struct machine *machine, uint32_t root, uint64_t which, str
 		return;
 	}
 	for (uint32_t i = 0; i < count; i++) {
-		bool any = keys[i] == UNKNOWN_KEY;
+		bool any = keys[i] >= UNKNOWN_KEY;
 
 		values->any = (values->any & ~(1ull << level)) | (uint64_t)any << level;
-		values->global[level] = any ? 0 : (uint32_t)keys[i];
+		values->global[level] = (uint32_t)keys[i];
 		valuations_each(machine, count == 1 ? root : choose(machine, root, level, keys[i]), which & (which - 1), values, visit, context);
 	}
 }
@@ -289,10 +289,10 @@ void valuations_join(struct machine *machine, uint32_t root, struct values *valu
 
 	memset(values, 0, sizeof *values);
 	for (uint32_t level = 0; level < machine->protocol->global_count; level++) {
-		if (keys_at(machine, root, level, keys) == 1 && keys[0] != UNKNOWN_KEY)
-			values->global[level] = (uint32_t)keys[0];
-		else
-			values->any |= 1ull << level;
+		if (keys_at(machine, root, level, keys) != 1)
+			keys[0] = UNKNOWN_KEY;
+		values->global[level] = (uint32_t)keys[0];
+		values->any |= (uint64_t)(keys[0] >= UNKNOWN_KEY) << level;
 	}
 }
 

@@ -174,6 +174,39 @@ def test_an_access_that_straddles_a_guarded_range_is_denied() -> None:
     assert judge(policy(COMMAND), write(0, "0xf", 2), write(0, "0x17", 2), write(0, "0xf")) == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("kept", "most", "beyond"),
+    [
+        ("ANY % 16", 15, 16),
+        ("ANY & 6", 7, 8),  # a variable keeps the bound in whole bits
+        ("(ANY % 36) // 18", 1, 2),
+        ("4 * (ANY % 2) + (ANY & 3)", 7, 8),
+        ("(ANY % 2) << 2 ^ 8", 15, 16),
+    ],
+)
+@pytest.mark.parametrize("where", ["local", "g"])
+def test_of_what_is_unknown_the_bound_is_kept(kept: str, most: int, beyond: int, where: str) -> None:
+    driver = protocol(
+        {"task": (Edge("keep", set={where: kept}),)},
+        (Node("keep", edges=(Edge("write"),)), place("write", OUT, DATA, Edge("keep"), value=Expression((where,)))),
+        variables={"g": 0},
+        local=("local",),
+    )
+    assert judge(policy(driver), write(most)) == [True]
+    assert judge(policy(driver), write(beyond)) == [False]
+    assert judge(policy(driver), write(0), write(most), write(beyond)) == [True, True, False]
+
+
+def test_a_bound_decides_which_way_is_taken() -> None:
+    small, large = (place(name, OUT, DATA, value=Constants((number,))) for name, number in (("small", 1), ("large", 2)))
+    ways = (Edge("small", when="x < 4"), Edge("large", when="x >= 4"))
+    driver = protocol(
+        {"task": (Edge("keep", set={"x": "ANY & 3"}),)}, (Node("keep", edges=ways), small, large), local=("x",)
+    )
+    assert judge(policy(driver), write(1)) == [True]
+    assert judge(policy(driver), write(2)) == [False]
+
+
 def test_a_loop_ends_at_its_bound() -> None:
     steps = [step for _ in range(5) for step in (read(0x80), write(8))]
     one_run = policy(

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sekisho.protocol.bounds import ceiling, truth
 from sekisho.protocol.expression import (
+    ANYTHING,
     Binary,
     Constant,
     ExpressionError,
@@ -13,9 +14,13 @@ from sekisho.protocol.expression import (
     Name,
     Tree,
     Unary,
+    Unknown,
+    Word,
     evaluate,
+    most,
     names,
     parse,
+    stored,
     substitute,
     write,
 )
@@ -35,26 +40,52 @@ from sekisho.protocol.folding import fold
         ("1 >> 99", 0),
         ("13 % 8", 5),
         ("13 % 0", 0),
-        ("u % 8", None),
+        ("u % 8", Unknown(7)),
+        ("5 % u", Unknown(5)),
+        ("u % 1", 0),
+        ("u @ 8", Unknown(7)),
+        ("9 @ 8", 9),
+        ("u // 0x10000", Unknown(0xFFFF)),
+        ("9 // u", Unknown(9)),
+        ("u // 0", 0),
+        ("u & 6", Unknown(6)),
+        ("u & 6 | 8", Unknown(15)),
+        ("(u & 6) + 3", Unknown(9)),
+        ("(u & 6) - 1", ANYTHING),
+        ("9 - (u & 6)", Unknown(9)),
+        ("(u & 6) * 5", Unknown(30)),
+        ("(u & 6) << 4", Unknown(0x60)),
+        ("(u & 6) << 31", ANYTHING),
+        ("u << 32", 0),
+        ("u >> 28", Unknown(15)),
+        ("u >> 32", 0),
+        ("5 >> u", Unknown(5)),
+        ("(u & 6) < 7", 1),
+        ("(u & 6) < 6", Unknown(1)),
+        ("7 <= (u & 6)", 0),
+        ("(u & 6) == 7", 0),
+        ("(u & 6) != 7", 1),
+        ("u & 6 in (7, 8)", 0),
+        ("~(u & 6)", ANYTHING),
         ("a == 5 and not b", 1),
         ("a in (4, 5)", 1),
         ("a not in (4, 5)", 0),
         ("1 <= a < 5", 0),
-        ("u", None),
-        ("u + 1", None),
+        ("u", ANYTHING),
+        ("u + 1", ANYTHING),
         ("u & 0", 0),
         ("(b == 5) * u", 0),
-        ("(b == 0) * u", None),
-        ("not u", None),
+        ("(b == 0) * u", ANYTHING),
+        ("not u", Unknown(1)),
         ("u and b", 0),
         ("u or a", 1),
-        ("u in (1, 2)", None),
-        ("ANY == ANY", None),
+        ("u in (1, 2)", Unknown(1)),
+        ("ANY == ANY", Unknown(1)),
         ("b and ANY", 0),
     ],
 )
-def test_the_value_of_an_expression(text: str, value: int | None) -> None:
-    assert evaluate(parse(text), {"a": 5, "b": 0, "u": None}) == value
+def test_the_value_of_an_expression(text: str, value: Word) -> None:
+    assert evaluate(parse(text), {"a": 5, "b": 0, "u": ANYTHING}) == value
 
 
 @pytest.mark.parametrize(
@@ -90,80 +121,103 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 WORDS = st.one_of(st.sampled_from([0, 1, 2, 31, 32, 0x80, 0xFFFFFFFF]), st.integers(0, 0xFFFFFFFF))
-TREES: st.SearchStrategy[Tree] = st.recursive(
-    st.one_of(WORDS.map(Constant), st.just(Constant(None)), st.sampled_from("abc").map(Name)),
-    lambda inner: st.one_of(
-        st.builds(Unary, st.sampled_from(["~", "-", "not"]), inner),
-        st.builds(
-            Binary,
-            st.sampled_from(
-                ["+", "-", "*", "%", "//", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]
-            ),
-            inner,
-            inner,
+NAMES = st.sampled_from("abc").map(Name)
+
+
+def trees(*leaves: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
+    operators = ["+", "-", "*", "%", "//", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=", "and", "or"]
+    return st.recursive(
+        st.one_of(WORDS.map(Constant), *leaves),
+        lambda inner: st.one_of(
+            st.builds(Unary, st.sampled_from(["~", "-", "not"]), inner),
+            st.builds(Binary, st.sampled_from(operators), inner, inner),
+            st.builds(Member, inner, st.sets(WORDS, min_size=1, max_size=4).map(lambda items: tuple(sorted(items)))),
         ),
-        st.builds(Member, inner, st.sets(WORDS, min_size=1, max_size=4).map(lambda items: tuple(sorted(items)))),
-    ),
-    max_leaves=12,
-)
-VARIABLES = st.fixed_dictionaries({name: st.one_of(st.none(), WORDS) for name in "abc"})
+        max_leaves=12,
+    )
+
+
+TREES = trees(st.just(Constant(None)), NAMES)
+UNKNOWN = st.one_of(st.just(ANYTHING), st.integers(1, 0xFFFFFFFF).map(Unknown))
+VARIABLES = st.fixed_dictionaries({name: st.one_of(UNKNOWN, WORDS) for name in "abc"})
 
 
 @given(TREES, VARIABLES)
-def test_writing_and_folding_keep_the_value(tree: Tree, variables: dict[str, int | None]) -> None:
-    expected = evaluate(tree, variables)
-    assert evaluate(parse(write(tree)), variables) == expected
-    folded = evaluate(fold(tree), variables)
-    # Folding may decide what was unknown, never the other way round, and never otherwise.
-    assert folded == expected or expected is None
+def test_writing_keeps_the_value(tree: Tree, variables: dict[str, Word]) -> None:
+    assert evaluate(parse(write(tree)), variables) == evaluate(tree, variables)
+
+
+@given(trees(NAMES), st.fixed_dictionaries(dict.fromkeys("abc", WORDS)), VARIABLES, st.sets(st.sampled_from("abc")))
+def test_what_is_known_of_the_unknown_holds_for_every_value(
+    tree: Tree, values: dict[str, int], bounds: dict[str, Word], unknown: set[str]
+) -> None:
+    number = evaluate(tree, values)
+    known: dict[str, Word] = {
+        name: Unknown(max(value, most(bounds[name]))) if name in unknown else value for name, value in values.items()
+    }
+    blind = fold(substitute(tree, dict.fromkeys(unknown, Constant(None))))
+    for found in (evaluate(tree, known), evaluate(fold(tree), known), evaluate(blind, values)):
+        for word in (found, stored(found)):
+            assert isinstance(number, int)
+            assert number <= word.most if isinstance(word, Unknown) else number == word
 
 
 def test_what_folding_decides_of_the_unknown_holds_for_every_value() -> None:
     for text, value in (("0 * a", 0), ("a & 0", 0), ("(a | 0xff) & 0xf", 0xF)):
-        assert evaluate(fold(parse(text)), {"a": None}) == value
+        assert evaluate(fold(parse(text)), {"a": ANYTHING}) == value
         assert {evaluate(parse(text), {"a": word}) for word in (0, 1, 0x80, 0xFFFFFFFF)} == {value}
 
 
 @pytest.mark.parametrize(
     ("text", "folded"),
     [
-        ("ANY % 8", "ANY % 8"),
-        ("5 % 8", "5"),
-        ("ANY % 1", "0"),
-        ("ANY % ANY", "ANY"),
-        ("a % ANY", "ANY"),
-        ("(a % 8) % 9", "a % 8"),
-        ("(ANY % 8) % 9", "ANY % 8"),
-        ("(ANY % 8) % 3", "ANY % 3"),
-        ("(a == 1) % 2", "a == 1"),
-        ("(ANY % 8) & 0xff", "ANY % 8"),
-        ("(a % 8) & 0xff", "a % 8"),
-        ("(ANY % 8) & 4", "ANY"),
-        ("(ANY % 8) + 1", "ANY"),
-        ("(ANY % 8) + a", "ANY"),
-        ("0 * (ANY % 8)", "0"),
-        ("not (ANY % 8)", "ANY"),
-        ("7 < ANY % 8", "0"),
-        ("not (7 < ANY % 8)", "1"),
-        ("6 < ANY % 8", "ANY"),
-        ("ANY % 8 <= 7", "1"),
-        ("a % 8 > 7", "0"),
-        ("a % 8 >= 8", "0"),
-        ("a % 8 < 8", "1"),
-        ("a % 8 == 8", "0"),
-        ("8 != a % 8", "1"),
-        ("ANY % 8 in (8, 9)", "0"),
-        ("ANY % 8 in (7, 9)", "ANY"),
-        # Of other bounds than remainders the engine knows nothing, and neither does folding.
+        ("ANY @ 8", "ANY @ 8"),
+        ("5 @ 8", "5"),
+        ("ANY @ 1", "0"),
+        ("ANY @ ANY", "ANY"),
+        ("a @ ANY", "ANY"),
+        ("(a @ 8) @ 9", "a @ 8"),
+        ("(ANY @ 8) @ 9", "ANY @ 8"),
+        ("(ANY @ 8) @ 3", "ANY @ 3"),
+        ("(a == 1) @ 2", "a == 1"),
+        ("(ANY @ 8) & 0xff", "ANY @ 8"),
+        ("(a @ 8) & 0xff", "a @ 8"),
+        ("(ANY @ 8) & 4", "ANY % 5"),
+        ("(ANY @ 8) + 1", "ANY"),
+        ("(ANY @ 8) + a", "ANY"),
+        ("0 * (ANY @ 8)", "0"),
+        ("not (ANY @ 8)", "ANY"),
+        ("7 < ANY @ 8", "0"),
+        ("not (7 < ANY @ 8)", "1"),
+        ("6 < ANY @ 8", "ANY"),
+        ("ANY @ 8 <= 7", "1"),
+        ("a @ 8 > 7", "0"),
+        ("a @ 8 >= 8", "0"),
+        ("a @ 8 < 8", "1"),
+        ("a @ 8 == 8", "0"),
+        ("8 != a @ 8", "1"),
+        ("ANY @ 8 in (8, 9)", "0"),
+        ("ANY @ 8 in (7, 9)", "ANY"),
+        # Other bounds are for the engine to judge.
         ("7 < a & 7", "7 < a & 7"),
+        ("ANY % 8", "ANY % 8"),
+        ("ANY % 8 + 1", "ANY % 9"),
+        ("ANY % 8 < 9", "1"),
+        ("ANY % 8 < 7", "ANY"),
+        ("ANY % a", "ANY % a"),
+        ("ANY % a // 2 + b", "ANY % a // 2 + b"),
+        ("ANY // a", "ANY"),
+        ("(ANY & 0xff) // a", "(ANY % 0x100) // a"),
+        ("((a ^ 0x80) - 0x80) & 0xff", "a & 0xff"),
+        ("((a ^ 0x80) - 0x80) & 0x1ff", "((a ^ 0x80) - 0x80) & 0x1ff"),
         # As signed numbers are compared.
-        ("0x80000007 < (ANY % 8) ^ 0x80000000", "0"),
-        ("(a % 8) ^ 0x80000000 < 0x80000000", "0"),
-        ("7 < ANY % 8 and a", "0"),
-        ("7 < ANY % 8 or a == 1", "a == 1"),
+        ("0x80000007 < (ANY @ 8) ^ 0x80000000", "0"),
+        ("(a @ 8) ^ 0x80000000 < 0x80000000", "0"),
+        ("7 < ANY @ 8 and a", "0"),
+        ("7 < ANY @ 8 or a == 1", "a == 1"),
     ],
 )
-def test_a_remainder_is_folded_and_decides_comparisons(text: str, folded: str) -> None:
+def test_a_limit_is_folded_and_decides_comparisons(text: str, folded: str) -> None:
     assert fold(parse(text)) == parse(folded)
 
 
@@ -192,16 +246,15 @@ def test_what_numbers_can_at_most_be_decides_conditions(text: str, expected: boo
 
 
 @given(TREES, st.fixed_dictionaries(dict.fromkeys("abc", WORDS)), st.integers(0, 0xFFFFFFFF))
-def test_no_value_is_above_the_ceiling_or_against_the_truth(tree: Tree, most: dict[str, int], seed: int) -> None:
-    variables: dict[str, int | None] = {name: seed % (limit + 1) for name, limit in most.items()}
-    value = evaluate(tree, variables)
-    if value is not None:
-        assert value <= ceiling(tree, most)
-        assert truth(tree, most) in (None, bool(value))
+def test_no_value_is_above_the_ceiling_or_against_the_truth(tree: Tree, limits: dict[str, int], seed: int) -> None:
+    value = evaluate(tree, {name: seed % (limit + 1) for name, limit in limits.items()})
+    if isinstance(value, int):
+        assert value <= ceiling(tree, limits)
+        assert truth(tree, limits) in (None, bool(value))
 
 
 @given(TREES, TREES, VARIABLES)
-def test_substitution_is_evaluation_in_two_steps(tree: Tree, inner: Tree, variables: dict[str, int | None]) -> None:
+def test_substitution_is_evaluation_in_two_steps(tree: Tree, inner: Tree, variables: dict[str, Word]) -> None:
     replaced = substitute(tree, {"a": inner})
     assert evaluate(replaced, variables) == evaluate(tree, {**variables, "a": evaluate(inner, variables)})
     assert names(replaced) <= names(tree) | names(inner)

@@ -1,10 +1,10 @@
-"""What numbers can at most be is followed through a protocol, and decides conditions; then the remainders go."""
+"""What numbers can at most be is followed through a protocol, and decides conditions; then the limits go."""
 
 import pytest
 
 from sekisho.protocol.ceilings import decide
+from sekisho.protocol.limits import drop_limits
 from sekisho.protocol.model import END, Edge, Entry, Expression, Global, Node, Protocol
-from sekisho.protocol.remainders import drop_remainders
 
 Way = tuple[str, str, dict[str, str]]
 
@@ -25,22 +25,22 @@ def protocol(nodes: dict[str, list[Way]], binds: dict[str, str]) -> Protocol:
 
 
 TEST = [(END, "7 < x", {}), ("z", "not (7 < x)", {})]
-INDEX = {"x": "ANY % 8"}
+INDEX = {"x": "ANY @ 8"}
 
 # What is left of the conditions at node `t`, None for an edge that is gone.
 CASES: dict[str, tuple[dict[str, list[Way]], dict[str, str], list[str | None]]] = {
     "an index is below its limit": ({"a": [("t", "", INDEX)]}, {}, [None, ""]),
     "of another number nothing is known": ({"a": [("t", "", {"x": "ANY"})]}, {}, ["7 < x", "not (7 < x)"]),
-    "a longer array says too little": ({"a": [("t", "", {"x": "ANY % 9"})]}, {}, ["7 < x", "not (7 < x)"]),
-    "a copy is as small": ({"a": [("b", "", {"y": "ANY % 8"})], "b": [("t", "", {"x": "y"})]}, {}, [None, ""]),
-    "what was already there is bounded": ({"a": [("t", "", {"x": "x % 8"})]}, {}, [None, ""]),
+    "a longer array says too little": ({"a": [("t", "", {"x": "ANY @ 9"})]}, {}, ["7 < x", "not (7 < x)"]),
+    "a copy is as small": ({"a": [("b", "", {"y": "ANY @ 8"})], "b": [("t", "", {"x": "y"})]}, {}, [None, ""]),
+    "what was already there is bounded": ({"a": [("t", "", {"x": "x @ 8"})]}, {}, [None, ""]),
     "a part of it is as small": (
-        {"a": [("b", "", {"y": "ANY % 32"})], "b": [("t", "", {"x": "y >> 2"})]},
+        {"a": [("b", "", {"y": "ANY @ 32"})], "b": [("t", "", {"x": "y >> 2"})]},
         {},
         [None, ""],
     ),
-    "a remainder of what is computed": (
-        {"a": [("b", "", {"x": "(g & 0xff) % 5"})], "b": [("t", "4 < x", {"x": "9"}), ("t", "not (4 < x)", {})]},
+    "a limit of what is computed": (
+        {"a": [("b", "", {"x": "(g & 0xff) @ 5"})], "b": [("t", "4 < x", {"x": "9"}), ("t", "not (4 < x)", {})]},
         {},
         [None, ""],
     ),
@@ -61,13 +61,13 @@ CASES: dict[str, tuple[dict[str, list[Way]], dict[str, str], list[str | None]]] 
         [None, ""],
     ),
     "a condition limits": (
-        {"a": [("b", "", {"x": "y", "y": "ANY % 99"})], "b": [("t", "x <= 7", {}), ("t", "x in (1, 2)", {})]},
+        {"a": [("b", "", {"x": "y", "y": "ANY @ 99"})], "b": [("t", "x <= 7", {}), ("t", "x in (1, 2)", {})]},
         {},
         [None, ""],
     ),
     "what the device answers can be any": ({"a": [("t", "", INDEX)]}, {"t": "x"}, ["7 < x", "not (7 < x)"]),
     "what other runs can change is not followed": (
-        {"a": [("b", "", {"g": "ANY % 8"})], "b": [("t", "", {"x": "g"})]},
+        {"a": [("b", "", {"g": "ANY @ 8"})], "b": [("t", "", {"x": "g"})]},
         {},
         ["7 < x", "not (7 < x)"],
     ),
@@ -82,7 +82,7 @@ CASES: dict[str, tuple[dict[str, list[Way]], dict[str, str], list[str | None]]] 
         [None, ""],
     ),
     "the rest of a condition stays": (
-        {"a": [("t", "", {"x": "ANY % 8", "y": "g"})], "t": [("z", "7 < x or y == 1", {}), ("z", "x < 9 and y", {})]},
+        {"a": [("t", "", {"x": "ANY @ 8", "y": "g"})], "t": [("z", "7 < x or y == 1", {}), ("z", "x < 9 and y", {})]},
         {},
         ["(7 < x) or (y == 1)", "y"],
     ),
@@ -107,23 +107,23 @@ def test_a_node_that_is_only_reached_by_what_never_holds_has_no_edges() -> None:
     ("edge", "plain"),
     [
         # x is informed elsewhere, y and z hold nothing but an index.
-        (("b", "x % 8 == 3", {}), ("b", "x == 3", {})),
+        (("b", "x @ 8 == 3", {}), ("b", "x == 3", {})),
         (("b", "y == 3", {}), ("b", "", {})),
         (("b", "y == 3 and x == 1", {}), ("b", "x == 1", {})),
-        (("b", "", {"x": "x % 8"}), ("b", "", {})),
-        (("b", "", {"x": "ANY % 8"}), ("b", "", {"x": "ANY"})),
-        (("b", "", {"y": "y % 8", "z": "y"}), ("b", "", {})),
+        (("b", "", {"x": "x @ 8"}), ("b", "", {})),
+        (("b", "", {"x": "ANY @ 8"}), ("b", "", {"x": "ANY"})),
+        (("b", "", {"y": "y @ 8", "z": "y"}), ("b", "", {})),
         (("b", "z & 1", {"x": "z"}), ("b", "", {"x": "ANY"})),
         (("b", "", {"g": "y"}), ("b", "", {"g": "ANY"})),
     ],
 )
-def test_without_remainders_a_number_is_plain_and_an_unknown_one_unknown(edge: Way, plain: Way) -> None:
-    informed: list[Way] = [("b", "", {"x": "5", "y": "ANY % 8"}), ("b", "", {"z": "y"})]
-    found = drop_remainders(protocol({"a": [*informed, edge], "b": []}, {}))
+def test_without_limits_a_number_is_plain_and_an_unknown_one_unknown(edge: Way, plain: Way) -> None:
+    informed: list[Way] = [("b", "", {"x": "5", "y": "ANY @ 8"}), ("b", "", {"z": "y"})]
+    found = drop_limits(protocol({"a": [*informed, edge], "b": []}, {}))
     assert found.nodes[0].edges[-1] == Edge(*plain)
 
 
-def test_a_rule_loses_its_remainders_too() -> None:
-    node = Node("a", site=0, value=Expression(("(x % 8) | 4",)))
-    (found,) = drop_remainders(Protocol("t", None, (), (), ("x",), (), (node,), {})).nodes
+def test_a_rule_loses_its_limits_too() -> None:
+    node = Node("a", site=0, value=Expression(("(x @ 8) | 4",)))
+    (found,) = drop_limits(Protocol("t", None, (), (), ("x",), (), (node,), {})).nodes
     assert found.value == Expression(("x | 4",))

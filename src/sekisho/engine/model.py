@@ -11,12 +11,12 @@ from sekisho.policy import Policy
 from sekisho.policy.address import parse_ranges
 from sekisho.policy.compose import pass_unseen
 from sekisho.policy.table import KINDS
-from sekisho.protocol.expression import evaluate, parse
+from sekisho.protocol.expression import ANYTHING, Word, evaluate, may_equal, parse, stored
 from sekisho.protocol.model import END, EXCLUDED_BY, Bits, Constants, Edge, Expression, Kind, Node, Protocol
 from sekisho.trace import Event
 
-Values = tuple[tuple[str, int | None], ...]
-"""Variables by name, sorted; ANY is `None`."""
+Values = tuple[tuple[str, Word], ...]
+"""Variables by name, sorted."""
 
 
 class TooManyAlternatives(Exception):  # noqa: N818 - not an error of the user's
@@ -47,7 +47,7 @@ def _bound(run: Run) -> bool:
     return run.vcpu >= 0
 
 
-def _with(values: Values, changes: Mapping[str, int | None]) -> Values:
+def _with(values: Values, changes: Mapping[str, Word]) -> Values:
     return tuple((name, changes.get(name, value)) for name, value in values)
 
 
@@ -190,20 +190,20 @@ class _Machine:
             for kind in KINDS
         )
         names = sorted(variable.name for variable in self.protocol.globals)
-        self.now = self.close({Alternative(tuple((name, None) for name in names), (), unknown)})
+        self.now = self.close({Alternative(tuple((name, ANYTHING) for name in names), (), unknown)})
 
     # -- events
 
     def settle(self, vcpu: int) -> None:
         """The pending read of this vCPU, if any, will not be answered."""
-        self._bind_answer(vcpu, None)
+        self._bind_answer(vcpu, ANYTHING)
 
     def answer(self, event: Event) -> None:
         payload = event.payload or b""
         known = event.width <= 4 and event.count == 1
-        self._bind_answer(event.vcpu, int.from_bytes(payload, "little") if known else None)
+        self._bind_answer(event.vcpu, int.from_bytes(payload, "little") if known else ANYTHING)
 
-    def _bind_answer(self, vcpu: int, value: int | None) -> None:
+    def _bind_answer(self, vcpu: int, value: Word) -> None:
         after: set[Alternative] = set()
         changed = False
         for alternative in self._resting():
@@ -282,7 +282,7 @@ class _Machine:
             waits = event.vcpu
         elif node.bind is not None:
             known = event.width <= 4 and event.count == 1
-            value = int.from_bytes(event.payload or b"", "little") if known else None
+            value = int.from_bytes(event.payload or b"", "little") if known else ANYTHING
             local = _with(local, {node.bind: value})
         placed = Run(run.kind, vcpu, edge.to, local, waits)
         return {replace(rest, variables=variables, runs=self._insert(rest.runs, placed))}
@@ -316,7 +316,7 @@ class _Machine:
             if opened is not None:
                 run = Run(entry.kind, -1, "", self.locals)
                 yield from self._silent_edges(opened, run, self._unseen(opened, run, entry.edges))
-        known = {name for name, value in alternative.variables if value is not None}
+        known = {name for name, value in alternative.variables if value != ANYTHING}
         for kind, node, rest in self._unknown(alternative):
             # Taking an edge that assigns no known global tells nothing: an unknown run may be at its end anyway.
             edges = [edge for edge in self.nodes[node].edges if known & set(edge.set)]
@@ -367,7 +367,7 @@ class _Machine:
                     yield kind, name, rest
 
     def _anywhere(self, kind: Kind, node: str) -> Run:
-        return Run(kind, -1, node, tuple((name, None) for name, _ in self.locals))
+        return Run(kind, -1, node, tuple((name, ANYTHING) for name, _ in self.locals))
 
     def _may_enter(self, alternative: Alternative, kind: Kind, vcpu: int) -> bool:
         above = [run.kind for run in alternative.runs if run.vcpu == vcpu]
@@ -412,7 +412,7 @@ class _Machine:
     @staticmethod
     def _assign(variables: Values, local: Values, assignments: Mapping[str, str]) -> tuple[Values, Values]:
         before = dict(variables) | dict(local)
-        changes = {name: evaluate(parse(text), before) for name, text in assignments.items()}
+        changes = {name: stored(evaluate(parse(text), before)) for name, text in assignments.items()}
         return _with(variables, changes), _with(local, changes)
 
     def _fits(self, node: Node, event: Event, site: int | None) -> bool:
@@ -427,7 +427,7 @@ class _Machine:
         )
 
     @staticmethod
-    def _rule_fits(node: Node, event: Event, variables: dict[str, int | None]) -> bool:
+    def _rule_fits(node: Node, event: Event, variables: dict[str, Word]) -> bool:
         if event.direction == "in" or event.width > 4:
             return True
         payload = event.payload or b""
@@ -443,6 +443,6 @@ class _Machine:
                 case Expression(equals):
                     scope = variables | {"value": value, "address": event.address & 0xFFFFFFFF}
                     results = [evaluate(parse(text), scope) for text in equals]
-                    if not any(result is None or result & mask == value for result in results):
+                    if not any(may_equal(result, value, mask) for result in results):
                         return False
         return True

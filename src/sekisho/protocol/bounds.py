@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from sekisho.protocol.expression import MASK, Binary, Constant, Member, Name, Tree, Unary
-
-COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+from sekisho.protocol.expression import COMPARISONS, MASK, Binary, Constant, Member, Name, Tree, Unary
 
 _UNLIMITED: Mapping[str, int] = {}
 
@@ -16,13 +14,15 @@ def ceiling(tree: Tree, known: Mapping[str, int] = _UNLIMITED) -> int:
             return MASK if value is None else value
         case Name(name):
             return known.get(name, MASK)
-        case Binary("%" | "&" | "|" | "^" | "+" | "*" | "<<" | ">>" as name, left, right):
+        case Binary("%" | "@" | "//" | "&" | "|" | "^" | "+" | "*" | "<<" | ">>" as name, left, right):
             most, other = ceiling(left, known), ceiling(right, known)
             match name:
-                case "%":
+                case "%" | "@":
                     return min(most, max(other - 1, 0))
                 case "&":
                     return min(most, other)
+                case "//":
+                    return most // right.value if isinstance(right, Constant) and right.value else most
                 case ">>":
                     return most >> right.value if isinstance(right, Constant) and right.value is not None else most
                 case "|" | "^" if not _apart(left, right, known):

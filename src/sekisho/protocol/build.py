@@ -26,10 +26,10 @@ from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.instance import one_instance, ports
+from sekisho.protocol.limits import drop_limits
 from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import Driver, Kind, Note, Protocol
 from sekisho.protocol.order import ordered
-from sekisho.protocol.remainders import drop_remainders
 from sekisho.protocol.residual import Point, Residual, Routine, simplify
 from sekisho.protocol.rules import Rule, rules
 from sekisho.protocol.sites import sites
@@ -154,7 +154,7 @@ def _protocol(
         method=analysis.method,
     )
     late = bool(program.globals)
-    small = minimise(drop_remainders(decide(protocol)), late_openings=late)
+    small = minimise(drop_limits(decide(protocol)), late_openings=late)
     # Conditions that were composed may be decided where their parts were not.
     return ordered(minimise(decide(small), late_openings=late), program.together)
 

@@ -1,8 +1,8 @@
 """What locals can at most be, node by node: conditions that this decides go, and edges that can never be taken.
 
-The slicer writes that a number has been an index of an array as a remainder (`x % 8`: it is below 8). From there its
+The slicer writes that a number has been an index of an array as a limit (`x @ 8`: it is below 8). From there its
 ceiling is followed forward through copies, calls and conditions, until the driver looks at the number. Then the
-remainders have done their duty, and the plain numbers are written. Tracked globals are not followed: other runs may
+limits have done their duty, and the plain numbers are written. Tracked globals are not followed: other runs may
 change them.
 """
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from sekisho.protocol.bounds import ceiling, truth
 from sekisho.protocol.expression import MASK, Binary, Constant, Member, Name, Tree, Unary, parse, write
-from sekisho.protocol.folding import conjuncts, has_remainder
+from sekisho.protocol.folding import conjuncts, has_limit
 from sekisho.protocol.model import Edge, Protocol
 
 _Ceilings = frozenset[tuple[str, int]]
@@ -70,7 +70,7 @@ def _ways(edges: Mapping[str, tuple[Edge, ...]], tracked: set[str]) -> _Ways:
 
 
 def _effects(keys: set[_Key], tracked: set[str]) -> dict[_Key, _Effect]:
-    """Return what edges do to the locals that a remainder can come to, and that a condition can come from."""
+    """Return what edges do to the locals that a limit can come to, and that a condition can come from."""
     conditions = {key: tuple(conjuncts(parse(key[0]))) if key[0] else () for key in keys}
     assignments = {(name, text) for _, sets in keys for name, text in sets}
     readers: dict[str, set[str]] = defaultdict(set)
@@ -79,9 +79,9 @@ def _effects(keys: set[_Key], tracked: set[str]) -> dict[_Key, _Effect]:
         for source in parse(text).names:
             readers[source].add(name)
             sources[name].add(source)
-    remaining = {name for name, text in assignments if has_remainder(parse(text))}
+    limited = {name for name, text in assignments if has_limit(parse(text))}
     compared = {name for when in conditions.values() for each in when for name in each.names}
-    followed = _closure(remaining, readers) & _closure(compared, sources) - tracked
+    followed = _closure(limited, readers) & _closure(compared, sources) - tracked
     return {key: _effect(conditions[key], key[1], followed) for key in keys}
 
 
@@ -201,7 +201,7 @@ def _rounded(tree: Tree, known: Mapping[str, int]) -> int:
     match tree:
         case Constant() | Name():
             return most
-        case Binary("%", _, Constant(int(number))) if most == number - 1:
+        case Binary("@", _, Constant(int(number))) if most == number - 1:
             return most
     return (1 << most.bit_length()) - 1
 

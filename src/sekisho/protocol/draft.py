@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from sekisho.protocol.bounds import COMPARISONS
 from sekisho.protocol.components import components
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, names
-from sekisho.protocol.folding import bounded, fold
+from sekisho.protocol.expression import COMPARISONS, Binary, Constant, Member, Name, Tree, Unary, names
+from sekisho.protocol.folding import dividend, fold
 from sekisho.protocol.model import Value
 
 FARTHEST = 64
@@ -217,7 +216,7 @@ def _counting(points: list[DraftPoint]) -> tuple[set[str], set[str]]:
 
 
 def _changes(name: str, tree: Tree) -> bool:
-    return isinstance(tree, Binary) and name in names(tree) and tree != Binary("%", Name(name), tree.right)
+    return isinstance(tree, Binary) and name in names(tree) and tree != Binary("@", Name(name), tree.right)
 
 
 def _compared(tree: Tree) -> Iterator[tuple[str, int]]:
@@ -258,17 +257,18 @@ def without(tree: Tree, informed: AbstractSet[str]) -> Tree:
             return ANY if inner == ANY else _plain(Member(inner, members), inner)
         case Binary(operator, left, right):
             a, b = without(left, informed), without(right, informed)
+            a = dividend(left, a) if operator == "//" and b != ANY else a
             if operator in ("and", "or"):
                 return ANY if a == ANY and b == ANY else fold(Binary(operator, a, b))
-            if (operator == "%" and a == ANY) or (operator == "*" and ANY in (a, b)):
+            if (operator in ("%", "@") and a == ANY) or (operator == "*" and ANY in (a, b)):
                 # Something is known of it still.
                 return fold(Binary(operator, a, b))
             return ANY if a == ANY or b == ANY else _plain(Binary(operator, a, b), a, b)
 
 
 def _plain(tree: Tree, *operands: Tree) -> Tree:
-    """Return `tree`; worked out, if there is an unknown number below a known one among its operands."""
-    return fold(tree) if any(map(bounded, operands)) else tree
+    """Return `tree`; worked out, if an operand is an unknown number with a bound."""
+    return fold(tree) if any(not each.names and not isinstance(each, Constant) for each in operands) else tree
 
 
 def _drop_unused(draft: Draft, used: set[str]) -> None:

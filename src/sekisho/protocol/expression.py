@@ -1,10 +1,12 @@
 """Conditions, assignments and rules: Python's expression syntax, cut down to unsigned 32-bit arithmetic.
 
 Text is parsed into a small tree, which is evaluated (by the engine's model), rewritten (when silent nodes are composed
-away) and compiled to the bytecode of the native engine. A variable may be *ANY* (unknown): arithmetic over ANY is ANY
-(but nothing times ANY is 0, as are no bits of it), `and`, `or` and `not` are three-valued as Kleene's, and whoever
-judges a condition takes both ways. `ANY` may also be written, to say that a variable takes an unknown value; `ANY % 8`
-is an unknown number below 8 (to the engine just ANY).
+away) and compiled to the bytecode of the native engine. A variable may be unknown, written `ANY`: arithmetic over it is
+unknown, but what it can at most be is kept (`ANY % 8` is below 8, `ANY & 0` is 0), and decides comparisons; `and`, `or`
+and `not` are three-valued as Kleene's, and whoever judges a condition takes both ways.
+
+`x @ 8` is x, of which is known that it is below 8: the analysis notes so what a number must have been. In a finished
+policy it is not needed any more (see `limits`), nor is it compiled.
 """
 
 import ast
@@ -13,6 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from sekisho.errors import SekishoError
 
@@ -26,6 +29,7 @@ DEPTH_LIMIT = 32
 """Deepest nesting, which bounds the stack of the native evaluator."""
 
 MASK = 0xFFFFFFFF
+COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
 RESERVED = frozenset({"value", "address", "ANY"})
 """Names that no variable may have: the datum and address of the event inside a rule, and the unknown value."""
 
@@ -33,6 +37,20 @@ RESERVED = frozenset({"value", "address", "ANY"})
 class ExpressionError(SekishoError):
     """An expression that is not in the subset."""
 
+
+class Unknown(NamedTuple):
+    """A value of which is known only what it can at most be."""
+
+    most: int = MASK
+
+
+ANYTHING = Unknown()
+
+Word = int | Unknown
+"""What a variable or an expression is: an unsigned 32-bit number, or unknown."""
+
+FINEST = 0xFFFF
+"""A bound above it is not kept."""
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -87,7 +105,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """`operator` is one of `+ - * % & | ^ << >> == != < <= > >= and or`."""
+    """`operator` is one of `+ - * // % @ & | ^ << >> == != < <= > >= and or`."""
 
     operator: str
     left: "Tree"
@@ -133,6 +151,7 @@ _BINARY: dict[type[ast.operator] | type[ast.cmpop], str] = {
     ast.Sub: "-",
     ast.Mult: "*",
     ast.Mod: "%",
+    ast.MatMult: "@",
     ast.FloorDiv: "//",
     ast.BitAnd: "&",
     ast.BitOr: "|",
@@ -254,31 +273,105 @@ def parse(text: str) -> Tree:
         raise fault("too many levels") from error
 
 
-def evaluate(tree: Tree, variables: Mapping[str, int | None]) -> int | None:
-    """The value under `variables`; ANY is `None` in both. `KeyError` for a name that is missing."""
+def evaluate(tree: Tree, variables: Mapping[str, Word]) -> Word:
+    """The value under `variables`. `KeyError` for a name that is missing."""
     match tree:
-        case Constant(value):
-            return value
+        case Constant(number):
+            return ANYTHING if number is None else number
         case Name(name):
             return variables[name]
         case Member(operand, members):
             value = evaluate(operand, variables)
-            return None if value is None else int(value in members)
+            if isinstance(value, Unknown):
+                return 0 if value.most < min(members, default=MASK) else Unknown(1)
+            return int(value in members)
         case Unary(name, operand):
             value = evaluate(operand, variables)
-            if value is None:
-                return None
+            if isinstance(value, Unknown):
+                return Unknown(1) if name == "not" else ANYTHING
             return int(not value) if name == "not" else (~value if name == "~" else -value) & MASK
+        case Binary("and" | "or" as name, left, right):
+            a, b = evaluate(left, variables), evaluate(right, variables)
+            decided = int(name == "or")  # one operand of this truth decides, whatever the other is
+            if any(not isinstance(each, Unknown) and bool(each) == decided for each in (a, b)):
+                return decided
+            return Unknown(1) if isinstance(a, Unknown) or isinstance(b, Unknown) else 1 - decided
+        case Binary("@", left, right):
+            a, limit = evaluate(left, variables), evaluate(right, variables)
+            return at_most(min(a.most, most(limit) - 1)) if isinstance(a, Unknown) else a
         case Binary(name, left, right):
             a, b = evaluate(left, variables), evaluate(right, variables)
-            if name in ("and", "or"):
-                decided = int(name == "or")  # one operand of this truth decides, whatever the other is
-                if (a is not None and bool(a) == decided) or (b is not None and bool(b) == decided):
-                    return decided
-                return None if a is None or b is None else 1 - decided
-            if name in ("*", "&") and 0 in (a, b):
-                return 0
-            return None if a is None or b is None else int(_APPLY[name](a, b)) & MASK
+            if isinstance(a, Unknown) or isinstance(b, Unknown):
+                return _compared(name, a, b) if name in COMPARISONS else at_most(_most(name, a, b))
+            return int(_APPLY[name](a, b)) & MASK
+
+
+def stored(word: Word) -> Word:
+    """What a variable holds that is assigned `word`: a bound is kept in whole bits, and only a small one.
+
+    So a loop that counts from an unknown number has few rounds that differ.
+    """
+    if not isinstance(word, Unknown):
+        return word
+    return Unknown((1 << word.most.bit_length()) - 1) if word.most <= FINEST else ANYTHING
+
+
+def may_equal(word: Word, number: int, mask: int) -> bool:
+    """Whether the bits of a word that are in `mask`, a number of low bits, may be `number`."""
+    if isinstance(word, Unknown):
+        return word.most > mask or number <= word.most
+    return word & mask == number
+
+
+def at_most(number: int) -> Word:
+    """A word that does not exceed a number."""
+    return Unknown(min(number, MASK)) if number > 0 else 0
+
+
+def most(word: Word) -> int:
+    """What a word can at most be."""
+    return word.most if isinstance(word, Unknown) else word
+
+
+def _least(word: Word) -> int:
+    return 0 if isinstance(word, Unknown) else word
+
+
+def _compared(name: str, a: Word, b: Word) -> Word:
+    """A comparison of which one side is unknown."""
+    if name in (">", ">="):
+        name, a, b = {">": "<", ">=": "<="}[name], b, a
+    below, above = most(a) < _least(b), most(b) < _least(a)
+    if name in ("==", "!="):
+        return int(name == "!=") if below or above else Unknown(1)
+    if name == "<":
+        return 1 if below else 0 if most(b) <= _least(a) else Unknown(1)
+    return 0 if above else 1 if most(a) <= _least(b) else Unknown(1)
+
+
+def _most(name: str, a: Word, b: Word) -> int:
+    """What arithmetic can at most give of which one side is unknown; past the largest number it may be anything."""
+    found: int
+    match name:
+        case "%":
+            found = min(most(a), most(b) - 1)
+        case "//":
+            found = most(a) if isinstance(b, Unknown) else most(a) // b if b else 0
+        case "&":
+            found = min(most(a), most(b))
+        case "|" | "^":
+            found = (1 << (most(a) | most(b)).bit_length()) - 1
+        case "+":
+            found = most(a) + most(b)
+        case "*":
+            found = most(a) * most(b)
+        case "-":
+            found = most(a) if most(b) <= _least(a) else MASK
+        case "<<":
+            found = most(a) << most(b) if most(b) < 32 else 0 if most(a) == 0 or _least(b) >= 32 else MASK
+        case _:
+            found = most(a) if isinstance(b, Unknown) else most(a) >> b
+    return min(found, MASK)
 
 
 def names(tree: Tree) -> frozenset[str]:
@@ -345,5 +438,7 @@ def compile_expression(tree: Tree, locate: Callable[[str], tuple[str, int]]) -> 
         case Member(operand, members):
             head = struct.pack(f"<BH{len(members)}I", _OPCODE["in"], len(members), *members)
             return compile_expression(operand, locate) + head
+        case Binary("@", left, _):
+            return compile_expression(left, locate)
         case Binary(name, left, right):
             return compile_expression(left, locate) + compile_expression(right, locate) + bytes([_OPCODE[name]])

@@ -3,8 +3,8 @@
 from functools import lru_cache
 from typing import TypeGuard
 
-from sekisho.protocol.bounds import COMPARISONS, ceiling, truth, truth_valued, up_to
-from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, evaluate
+from sekisho.protocol.bounds import ceiling, truth, truth_valued, up_to
+from sekisho.protocol.expression import COMPARISONS, FINEST, Binary, Constant, Member, Tree, Unary, evaluate
 
 
 @lru_cache(maxsize=65536)
@@ -14,21 +14,22 @@ def fold(tree: Tree) -> Tree:
         case Unary(name, operand):
             tree = Unary(name, _vague(fold(operand)))
         case Member(operand, members):
-            if has_remainder(operand) and truth(tree) is False:
+            if has_limit(operand) and truth(tree) is False:
                 return Constant(0)
             tree = Member(_vague(fold(operand)), members)
         case Binary(name, left, right):
             folded = Binary(name, fold(left), fold(right))
             # The engine does not decide what it finds unknown: only bounds that were put there on purpose may.
-            if name in COMPARISONS and has_remainder(tree):
+            if name in COMPARISONS and has_limit(tree):
                 for each in (folded, tree):
                     if (decided := truth(each)) is not None:
                         return Constant(int(decided))
-            if name == "%" and (bounded(folded.left) or folded.left == Constant(None)):
+            if name in ("%", "@") and (bounded(folded.left) or folded.left == Constant(None)):
                 return _bounded(folded)
             if name == "&" and _covers(folded.right, folded.left):
                 return folded.left
-            tree = Binary(name, _vague(folded.left), _vague(folded.right))
+            divided = dividend(left, folded.left) if name == "//" else _vague(folded.left)
+            tree = Binary(name, divided, _vague(folded.right))
             if name in ("and", "or"):
                 for one, other in ((tree.left, tree.right), (tree.right, tree.left)):
                     if isinstance(one, Constant) and one.value is not None:
@@ -37,7 +38,7 @@ def fold(tree: Tree) -> Tree:
                         if truth_valued(other):
                             return other
     if not tree.names and not isinstance(tree, Constant):
-        return Constant(evaluate(tree, {}))
+        return _constant(tree)
     match tree:
         case Unary(_, Constant(None)) | Member(Constant(None), _):
             return Constant(None)
@@ -106,7 +107,7 @@ def _identity(tree: Binary) -> Tree:
                 return other
             case "*", Constant(1):
                 return other
-    if tree.operator == "%" and isinstance(right, Constant) and ceiling(left) < (right.value or 0):
+    if tree.operator in ("%", "@") and isinstance(right, Constant) and ceiling(left) < (right.value or 0):
         return left
     if (tree.operator in ("-", "<<", ">>") and right == Constant(0)) or (
         tree.operator == "//" and right == Constant(1)
@@ -116,6 +117,12 @@ def _identity(tree: Binary) -> Tree:
         match left.right, right:
             case Constant(int(inner)), Constant(int(outer)):
                 return fold(Binary("&", left.left, Constant(inner & outer)))
+    if tree.operator == "&":
+        match left, right:
+            # What was sign-extended only to be cut again.
+            case Binary("-", Binary("^", whole, Constant(int(sign))), Constant(int(same))), Constant(int(kept)):
+                if sign == same and sign.bit_count() == 1 and kept < 2 * sign:
+                    return fold(Binary("&", whole, right))
     if tree.operator == "&" and isinstance(left, Binary) and left.operator == "|":
         match left.right, right:
             case Constant(int(inner)), Constant(int(outer)) if inner & outer:
@@ -126,33 +133,62 @@ def _identity(tree: Binary) -> Tree:
 
 
 def bounded(tree: Tree) -> bool:
-    """Whether the expression is an unknown number below a known one, as `fold` writes it."""
-    return isinstance(tree, Binary) and tree.operator == "%" and tree.left == Constant(None)
+    """Whether the expression is an unknown number below one that was noted, as `fold` writes it."""
+    return isinstance(tree, Binary) and tree.operator == "@" and tree.left == Constant(None)
 
 
-def has_remainder(tree: Tree) -> bool:
-    """Whether there is a remainder in it."""
+def dividend(tree: Tree, known: Tree) -> Tree:
+    """What is `known` of a number that is divided; of an unknown one, what it can at most be: parts of that are few."""
+    most = ceiling(tree)
+    vague = _vague(known)
+    return Binary("%", vague, Constant(most + 1)) if vague == Constant(None) and most <= FINEST else vague
+
+
+def unknown(tree: Tree) -> bool:
+    """Whether no more than a bound is known of the expression, whatever its names are."""
+    match tree:
+        case Constant(value):
+            return value is None
+        case Unary(_, operand) | Member(operand, _):
+            return unknown(operand)
+        case Binary(name, left, right):
+            return name not in ("and", "or") and (unknown(left) or unknown(right))
+    return False
+
+
+def has_limit(tree: Tree) -> bool:
+    """Whether a limit is noted in it."""
     match tree:
         case Binary(name, left, right):
-            return name == "%" or has_remainder(left) or has_remainder(right)
+            return name == "@" or has_limit(left) or has_limit(right)
         case Unary(_, operand) | Member(operand, _):
-            return has_remainder(operand)
+            return has_limit(operand)
     return False
 
 
 def _vague(tree: Tree) -> Tree:
-    """ANY for what is unknown though bounded: operations do not keep the bound."""
+    """ANY for what is unknown though a bound was noted: operations do not keep it."""
     return Constant(None) if bounded(tree) else tree
 
 
 def _bounded(tree: Binary) -> Tree:
-    """The remainder of an unknown number."""
+    """A limit of an unknown number, or the remainder of one."""
     match tree.right:
         case Constant(int(number)):
             if number < 2:
                 return Constant(0)
-            return tree.left if ceiling(tree.left) < number else Binary("%", Constant(None), tree.right)
-    return Constant(None)
+            return tree.left if ceiling(tree.left) < number else Binary(tree.operator, Constant(None), tree.right)
+    return Constant(None) if tree.operator == "@" or unknown(tree.right) else Binary("%", Constant(None), tree.right)
+
+
+def _constant(tree: Tree) -> Tree:
+    """What an expression without names comes to; what an unknown number can at most be is kept."""
+    value = evaluate(tree, {})
+    if isinstance(value, int):
+        return Constant(value)
+    if value.most > FINEST or truth_valued(tree):
+        return Constant(None)
+    return Binary("%", Constant(None), Constant(value.most + 1))
 
 
 def _covers(mask: Tree, tree: Tree) -> bool:

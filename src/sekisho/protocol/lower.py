@@ -66,7 +66,7 @@ def lower(value: Value, names: Names, extended: Collection[Expression] = (), bit
     if wanted is None:
         return ANY
     arguments = [lower(argument, names, extended, need) for argument, need in zip(value.args, wanted, strict=True)]
-    if ANY in arguments:
+    if ANY in arguments and (value.op != "urem" or arguments[1] == ANY):
         return ANY
     return _unary(value, arguments[0]) if len(arguments) == 1 else _binary(value, *arguments)
 
@@ -146,8 +146,7 @@ def _binary(value: Expression, left: Tree, right: Tree) -> Tree:
         case "udiv":
             return Binary("//", left, right)
         case "urem":
-            # A remainder proper: `%` says of a number that it is below another.
-            return Binary("-", left, Binary("*", Binary("//", left, right), right))
+            return Binary("%", left, right)
         case "piece" if width >= 4 or left == Constant(0):
             return right
         case "piece":

@@ -24,7 +24,7 @@ from sekisho.protocol.elements import Elements, blunt, compared, in_head, is_nea
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.folding import fold, has_remainder
+from sekisho.protocol.folding import fold, has_limit
 from sekisho.protocol.frame import Frame
 from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT, REGISTERING_NUMBER
 from sekisho.protocol.later import Limits
@@ -211,7 +211,7 @@ class _Names(Named):
         # The lowest byte of a number that needs more can be any. Other symbols' trees may be wrong in unwanted bits.
         exact = symbol.name[0] == "register" or bits == mask(min(symbol.size, 4))
         fits = exact and (bits > _BYTE or limit <= _BYTE + 1)
-        return Binary("%", tree, Constant(limit)) if fits else tree
+        return Binary("@", tree, Constant(limit)) if fits else tree
 
     def _unlimited(self, symbol: Expression, bits: int) -> Tree:
         if symbol.name[0] == "register":
@@ -658,7 +658,7 @@ class _Stretch:
         if WHOLE_UPDATES.name in self.parent.slicer.without:
             return False
         tree = fold(new)
-        if isinstance(tree, Binary) and tree.operator in ("%", "&", "<<", ">>") and isinstance(tree.right, Constant):
+        if isinstance(tree, Binary) and tree.operator in ("@", "&", "<<", ">>") and isinstance(tree.right, Constant):
             return self._unchanged(name, tree.left)
         return isinstance(tree, Name) and name in (tree.name, self.copies.get(tree.name))
 
@@ -669,7 +669,7 @@ class _Stretch:
             if not (element and is_near(value, self.elements)):
                 value = blunt(value, self.elements, self.parent.slicer.lists)
         tree = lower(value, self.names, self.extended, bits)
-        if has_remainder(tree):
+        if has_limit(tree):
             tree = fold(tree)
         return Binary("&", tree, Constant(_BYTE)) if bits == _BYTE and tree != ANY else tree
 
@@ -693,7 +693,7 @@ class _Stretch:
             assert isinstance(place, int)
             if place in self.stretch.live_out:
                 kept = self._both(register_name(self.facts, self.parent.name, place), symbol)
-                sets |= {name: tree for name, tree in kept.items() if has_remainder(tree)}
+                sets |= {name: tree for name, tree in kept.items() if has_limit(tree)}
         return sets
 
     def _both(self, name: str, value: Value, *, element: bool = False) -> dict[str, Tree]:

@@ -21,7 +21,7 @@ from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep, choo
 from sekisho.protocol.elements import Elements, elements, told_apart
 from sekisho.protocol.expression import Constant, Tree, names, write
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.folding import bounded, fold
+from sekisho.protocol.folding import fold, unknown
 from sekisho.protocol.kernel import PROMPT, REGISTERING
 from sekisho.protocol.later import Limits, index_limits
 from sekisho.protocol.lists import Lists, lists
@@ -202,7 +202,7 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
     direct: dict[str, float] = defaultdict(float)
     sources: dict[str, set[str]] = {}
     known: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     waking: set[str] = set()
 
     def decides(tree: Tree, weight: float = 1) -> None:
@@ -231,7 +231,7 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
                     sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
                     if name in parts:
                         chosen = any(name in choice[0] for choice in step.choices)
-                        (unknown if (tree == ANY or bounded(tree)) and not chosen else known)[name] += 1
+                        (lost if unknown(tree) and not chosen else known)[name] += 1
     weight: dict[str, float] = dict(direct)
     for _ in range(_CHAIN):
         passed: dict[str, float] = {}
@@ -248,7 +248,7 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
         if name in waking:
             return _WAKE + weight[name]
         few = mask.bit_count() <= 4 or len({each & mask for each in contents or range(256)}) <= _FEW
-        certain = (1 + known[name]) / (1 + known[name] + 4 * unknown[name])
+        certain = (1 + known[name]) / (1 + known[name] + 4 * lost[name])
         return weight[name] * certain * (1 if few else 0.1)
 
     worths = {name: worth(name) for name in weight if name in parts and weight[name] > 0}
@@ -271,7 +271,7 @@ def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
                     if _is_buffer([parts[each][0] for each in found]):
                         buffers[name] = buffers.get(name, frozenset()) | found
                     sources[name] |= tree.names if len(found) <= _ELEMENTS else tree.names - found
-                    if tree != ANY and not bounded(tree):
+                    if not unknown(tree):
                         known.add(name)
     elements = {each for name in _behind(ahead, sources) for each in buffers.get(name, ())} & known
     return sorted(elements)

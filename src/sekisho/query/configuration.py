@@ -15,12 +15,27 @@ from sekisho.policy import Policy
 from sekisho.policy.address import parse_ranges
 from sekisho.policy.compose import prepare
 from sekisho.policy.table import KINDS
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, evaluate, names, parse
+from sekisho.protocol.expression import (
+    ANYTHING,
+    Binary,
+    Constant,
+    Member,
+    Name,
+    Tree,
+    Unary,
+    Unknown,
+    Word,
+    evaluate,
+    may_equal,
+    names,
+    parse,
+    stored,
+)
 from sekisho.protocol.model import END, EXCLUDED_BY, Bits, Constants, Direction, Edge, Expression, Node, Protocol, Site
 from sekisho.protocol.model import Space as IoSpace
 from sekisho.query.pattern import Pattern
 
-Values = tuple[int | None, ...]
+Values = tuple[Word, ...]
 State = tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]
 """One protocol's part: globals, runs that no vCPU is bound to (sorted), and each vCPU's bound runs as they opened."""
 Configuration = tuple[State, ...]
@@ -134,9 +149,9 @@ class _Way:
     """An edge, ready to be taken: conditions and assignments are functions of (globals, locals)."""
 
     to: int
-    when: Callable[[Values, Values], int | None] | None
-    variables: tuple[tuple[int, Callable[[Values, Values], int | None]], ...]
-    local: tuple[tuple[int, Callable[[Values, Values], int | None]], ...]
+    when: Callable[[Values, Values], Word] | None
+    variables: tuple[tuple[int, Callable[[Values, Values], Word]], ...]
+    local: tuple[tuple[int, Callable[[Values, Values], Word]], ...]
 
 
 class _Machine:
@@ -178,7 +193,7 @@ class _Machine:
         self.run_numbers: dict[tuple[int, int, Values], int] = {}
         self.values: list[Values] = []
         self.value_numbers: dict[Values, int] = {}
-        self.functions: dict[str, Callable[[Values, Values], int | None]] = {}
+        self.functions: dict[str, Callable[[Values, Values], Word]] = {}
         self.ways = [self._ways(node.edges) for node in protocol.nodes]
         self.entry_ways = [self._ways(entry.edges) for entry in protocol.entries]
         zero: Values = (0,) * len(self.locals)
@@ -190,7 +205,7 @@ class _Machine:
             (signal.line, signal.level): self._ways((Edge(END, "", signal.set),))[0] for signal in protocol.signals
         }
         self.moves: dict[tuple[int, int], tuple[_Move, ...]] = {}
-        self.options: dict[object, tuple[tuple[Request, int | None], ...]] = {}
+        self.options: dict[object, tuple[tuple[Request, Word], ...]] = {}
 
     def beginnings(self) -> list[State]:
         bound = ((),) * self.question.vcpus
@@ -341,7 +356,7 @@ class _Machine:
 
     # -- requests of a place
 
-    def _requests(self, node: int, shared: Values, local: Values) -> tuple[tuple[Request, int | None], ...]:
+    def _requests(self, node: int, shared: Values, local: Values) -> tuple[tuple[Request, Word], ...]:
         """Return the requests that a run may make at a place, one for each class that nothing tells apart, each with
         what its `bind` gets.
         """
@@ -356,7 +371,7 @@ class _Machine:
             found = self.options[key] = tuple(self._choose(place, scope))
         return found
 
-    def _choose(self, node: Node, scope: dict[str, int | None]) -> Iterator[tuple[Request, int | None]]:
+    def _choose(self, node: Node, scope: dict[str, Word]) -> Iterator[tuple[Request, Word]]:
         assert node.site is not None
         site = self.protocol.sites[node.site]
         tells = self._observers(node)
@@ -366,7 +381,7 @@ class _Machine:
                 if any(each.matches(site.direction, address, value) for each in self.question.without):
                     continue
                 weight = int(self.question.counted.matches(site.direction, address, value))
-                bound = value if site.width <= 4 and not site.string else None
+                bound = value if value is not None and site.width <= 4 and not site.string else ANYTHING
                 key = weight, tuple(evaluate(tree, {node.bind: bound}) for tree in tells) if node.bind else ()
                 if key not in seen:
                     seen.add(key)
@@ -400,7 +415,7 @@ class _Machine:
     def sampled(self) -> set[str]:
         return self.space.sampled
 
-    def _data(self, node: Node, site: Site, address: int, scope: Mapping[str, int | None]) -> Sequence[int | None]:
+    def _data(self, node: Node, site: Site, address: int, scope: Mapping[str, Word]) -> Sequence[int | None]:
         mask = (1 << 8 * site.width) - 1
         if site.direction == "in":
             given = self.question.reads.get(address)
@@ -422,7 +437,7 @@ class _Machine:
         return self._any(node, site)
 
     def _equal(
-        self, node: Node, site: Site, address: int, equals: tuple[str, ...], scope: Mapping[str, int | None]
+        self, node: Node, site: Site, address: int, equals: tuple[str, ...], scope: Mapping[str, Word]
     ) -> Sequence[int | None]:
         mask = (1 << 8 * site.width) - 1
         found: set[int] = set()
@@ -430,14 +445,20 @@ class _Machine:
             tree = parse(text)
             if "value" in names(tree):
                 for value in self._any(node, site):
+                    if value is None:
+                        continue
                     result = evaluate(tree, {**scope, "value": value, "address": address & 0xFFFFFFFF})
-                    if value is not None and (result is None or result & mask == value):
+                    if may_equal(result, value, mask):
                         found.add(value)
             else:
                 result = evaluate(tree, {**scope, "address": address & 0xFFFFFFFF})
-                if result is None:
+                if isinstance(result, Unknown) and result.most > mask:
                     return self._any(node, site)
-                found.add(result & mask)
+                if isinstance(result, Unknown):
+                    some = self._any(node, site, (result.most,))
+                    found |= {value for value in some if value is not None and value <= result.most}
+                else:
+                    found.add(result & mask)
         return sorted(found)
 
     def _any(self, node: Node, site: Site, more: tuple[int, ...] = ()) -> Sequence[int | None]:
@@ -453,7 +474,7 @@ class _Machine:
         return [*sorted({(number + by) & mask for number in named for by in (-1, 0, 1)}), None]
 
     def _ways(self, edges: Sequence[Edge]) -> tuple[_Way, ...]:
-        def assignments(into: list[str], edge: Edge) -> tuple[tuple[int, Callable[[Values, Values], int | None]], ...]:
+        def assignments(into: list[str], edge: Edge) -> tuple[tuple[int, Callable[[Values, Values], Word]], ...]:
             return tuple((into.index(name), self._function(text)) for name, text in edge.set.items() if name in into)
 
         return tuple(
@@ -466,14 +487,14 @@ class _Machine:
             for edge in edges
         )
 
-    def _function(self, text: str) -> Callable[[Values, Values], int | None]:
+    def _function(self, text: str) -> Callable[[Values, Values], Word]:
         """Return the expression as a function of (globals, locals)."""
         found = self.functions.get(text)
         if found is None:
             found = self.functions[text] = self._made(parse(text), sorted(_read(text)))
         return found
 
-    def _made(self, tree: Tree, read: list[str]) -> Callable[[Values, Values], int | None]:
+    def _made(self, tree: Tree, read: list[str]) -> Callable[[Values, Values], Word]:
         if not read:
             fixed = evaluate(tree, {})
             return lambda _shared, _local: fixed
@@ -500,13 +521,13 @@ def _assigned(
     values: Values,
     shared: Values,
     local: Values,
-    changes: tuple[tuple[int, Callable[[Values, Values], int | None]], ...],
+    changes: tuple[tuple[int, Callable[[Values, Values], Word]], ...],
 ) -> Values:
     if not changes:
         return values
     after = list(values)
     for index, function in changes:
-        after[index] = function(shared, local)
+        after[index] = stored(function(shared, local))
     return tuple(after)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sekisho.errors import SekishoError
 from sekisho.policy.address import Range, parse_range
-from sekisho.protocol.expression import Tree, evaluate, names, parse
+from sekisho.protocol.expression import ANYTHING, Tree, Unknown, evaluate, names, parse
 from sekisho.protocol.model import Direction
 
 _FORM = re.compile(r"\s*(read|write|any)(?:\s+((?:0x[0-9a-f]+|\d+)(?:-(?:0x[0-9a-f]+|\d+))?))?\s*(.*)", re.DOTALL)
@@ -33,7 +33,10 @@ class Pattern:
         """Whether a request matches; with a datum that is not known (`None`) it does unless there is a condition."""
         if not self.at(direction, address):
             return False
-        return self.condition is None or evaluate(self.condition, {"value": value}) not in (0, None)
+        if self.condition is None:
+            return True
+        holds = evaluate(self.condition, {"value": ANYTHING if value is None else value})
+        return not isinstance(holds, Unknown) and holds != 0
 
 
 def pattern(text: str) -> Pattern:

@@ -1,7 +1,7 @@
-"""Takes the remainders out of a protocol that the slicer put in to say that a number has been an index of an array.
+"""Takes the limits out of a protocol that the slicer put in to say that a number has been an index of an array.
 
 When conditions are decided (see `ceilings`) they are of no more use. Without them a number is as much as before, and
-what nothing but a bound was known of is unknown.
+what nothing but a limit was known of is unknown.
 """
 
 from collections import defaultdict
@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from sekisho.protocol.draft import ANY, without
 from sekisho.protocol.expression import Binary, Constant, Member, Tree, Unary, parse, write
-from sekisho.protocol.folding import fold, has_remainder, possible
+from sekisho.protocol.folding import fold, has_limit, possible
 from sekisho.protocol.model import Edge, Expression, Protocol, Value
 
 
-def drop_remainders(protocol: Protocol) -> Protocol:
-    """Return the protocol without remainders, and without conditions on locals of which then nothing is known."""
+def drop_limits(protocol: Protocol) -> Protocol:
+    """Return the protocol without limits, and without conditions on locals of which then nothing is known."""
     ways = [*(node.edges for node in protocol.nodes), *(entry.edges for entry in protocol.entries)]
     texts = {(name, text) for own in ways for edge in own for name, text in edge.set.items()}
     bound = {node.bind for node in protocol.nodes if node.bind is not None}
@@ -74,15 +74,15 @@ class _Rewriter:
     def _text(self, text: str) -> str:
         if text not in self.seen:
             tree = parse(text)
-            concerned = has_remainder(tree) or not tree.names.isdisjoint(self.unknown)
+            concerned = has_limit(tree) or not tree.names.isdisjoint(self.unknown)
             self.seen[text] = write(fold(without(_numbers(tree), tree.names - self.unknown))) if concerned else text
         return self.seen[text]
 
 
 def _numbers(tree: Tree) -> Tree:
-    """Return the tree with numbers in the place of their remainders."""
+    """Return the tree with numbers in the place of their limits."""
     match tree:
-        case Binary("%", left, Constant()):
+        case Binary("@", left, Constant()):
             return _numbers(left)
         case Binary(name, left, right):
             return Binary(name, _numbers(left), _numbers(right))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sekisho.protocol.draft import DraftPoint, DraftStep, settle, without
+from sekisho.protocol.draft import DraftPoint, DraftStep, without
 from sekisho.protocol.expression import parse
+from sekisho.protocol.settle import settle
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sekisho.protocol.draft import ANY, Draft, DraftPoint, DraftStep, settle
+from sekisho.protocol.draft import ANY, Draft, DraftPoint, DraftStep
 from sekisho.protocol.expression import Name, parse, write
+from sekisho.protocol.settle import settle
 from sekisho.protocol.webs import split_counters
 
 

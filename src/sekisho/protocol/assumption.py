@@ -1,6 +1,6 @@
 """What a protocol takes for granted beyond the analysis: named, shown in the policy, and each can be left out."""
 
-from sekisho.protocol.draft import FARTHEST
+from sekisho.protocol.counters import FARTHEST
 from sekisho.protocol.model import Note
 
 BASE_AT_RANGE = Note("base-at-range", "a base of ports that is not known is where one of the device's ranges begins")

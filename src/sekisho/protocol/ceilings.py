@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from sekisho.protocol.bounds import ceiling, truth
+from sekisho.protocol.components import behind
 from sekisho.protocol.expression import MASK, Binary, Constant, Member, Name, Tree, Unary, parse, write
 from sekisho.protocol.folding import conjuncts, has_limit
 from sekisho.protocol.model import Edge, Protocol
@@ -81,17 +82,8 @@ def _effects(keys: set[_Key], tracked: set[str]) -> dict[_Key, _Effect]:
             sources[name].add(source)
     limited = {name for name, text in assignments if has_limit(parse(text))}
     compared = {name for when in conditions.values() for each in when for name in each.names}
-    followed = _closure(limited, readers) & _closure(compared, sources) - tracked
+    followed = behind(limited, readers) & behind(compared, sources) - tracked
     return {key: _effect(conditions[key], key[1], followed) for key in keys}
-
-
-def _closure(start: set[str], ways: Mapping[str, set[str]]) -> set[str]:
-    found, ahead = set(start), list(start)
-    while ahead:
-        new = ways.get(ahead.pop(), set()) - found
-        found |= new
-        ahead += new
-    return found
 
 
 def _effect(condition: Iterable[Tree], sets: Iterable[tuple[str, str]], followed: Collection[str]) -> _Effect:

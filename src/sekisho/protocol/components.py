@@ -1,6 +1,9 @@
-"""Strongly connected components: which points lie on a loop together (R. Tarjan, SIAM J. Comput. 1 (2), 1972)."""
+"""Graphs: which points lie on a loop together (R. Tarjan, SIAM J. Comput. 1 (2), 1972), and where they lead to."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+_T = TypeVar("_T", str, int)
 
 
 def components(points: Iterable[int], ahead: Callable[[int], Iterable[int]]) -> list[list[int]]:
@@ -38,4 +41,16 @@ def components(points: Iterable[int], ahead: Callable[[int], Iterable[int]]) -> 
                         component.append(held.pop())
                     inside.difference_update(component)
                     found.append(component)
+    return found
+
+
+def behind(start: Iterable[_T], sources: Mapping[_T, Iterable[_T]]) -> set[_T]:
+    """Return `start` and all that `sources` leads to from there."""
+    found: set[_T] = set()
+    ahead = list(start)
+    while ahead:
+        each = ahead.pop()
+        if each not in found:
+            found.add(each)
+            ahead.extend(sources.get(each, ()))
     return found

@@ -98,7 +98,7 @@ def _identity(tree: Binary) -> Tree:
             case _, Constant(None) if tree.operator not in ("and", "or"):
                 if tree.operator in ("*", "&") and other == Constant(0):
                     return Constant(0)
-                # It may be one of the terms between which a sum chooses: see `slice`.
+                # It may be one of the terms between which a sum chooses: see `access`.
                 if not (tree.operator == "*" and truth_valued(other)):
                     return Constant(None)
             case (("|" | "+" | "^"), Constant(0)):

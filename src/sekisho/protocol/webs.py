@@ -7,7 +7,8 @@ name of its own: what the counting makes unknown is the counter alone.
 
 from collections.abc import Collection, Set
 
-from sekisho.protocol.draft import Draft, DraftPoint, DraftStep, counts
+from sekisho.protocol.counters import counts
+from sekisho.protocol.draft import Draft, DraftPoint, DraftStep
 from sekisho.protocol.expression import Name, Tree, names, substitute
 
 _BEFORE = 0

@@ -1,0 +1,141 @@
+"""Which globals are worth following, and which hold what the driver writes."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from sekisho.protocol.cells import Cell, Cells
+from sekisho.protocol.components import behind, components
+from sekisho.protocol.draft import ANY, Draft, DraftPoint, DraftStep
+from sekisho.protocol.expression import Constant, Tree, names
+from sekisho.protocol.folding import fold, unknown
+from sekisho.protocol.model import REGISTERED
+
+_FUNCTION, _WAKE, _CALL, _LOCK, _CHAIN, _FEW = 1000, 500, 10, 20, 6, 16
+"""Of a global's worth: what holding a function counts, ending a loop in which a run waits, choosing a call, and being
+taken as a lock; through how many locals it is followed; how many values are few."""
+
+_ELEMENTS = 4
+"""An expression that looks at more globals than this chooses between the elements of an array."""
+
+
+def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
+    """Return the names of the globals on which something depends, the most useful first.
+
+    A global is worth following when it decides which function is called, or when many conditions and rules look at it,
+    directly or through locals; when it holds few values; and when what it is assigned is known.
+    """
+    direct: dict[str, float] = defaultdict(float)
+    sources: dict[str, set[str]] = {}
+    known: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    waking: set[str] = set()
+
+    def decides(tree: Tree, weight: float = 1) -> None:
+        for name in tree.names if one(tree) else ():
+            direct[name] += weight
+
+    def one(tree: Tree) -> bool:
+        """Whether it does not choose between the elements of an array, of which each would have to be followed."""
+        return len(tree.names & parts.keys()) <= _ELEMENTS
+
+    for points in draft.values():
+        waiting = _waiting(points)
+        shows = any(REGISTERED in step.sets for point in points for step in point.steps)
+        for index, point in enumerate(points):
+            decides(point.datum)
+            for step in point.steps:
+                calls = step.to is not None and points[step.to].calls
+                wakes = index in waiting and step.to not in waiting
+                # Where the driver is registered, whether it is decides about everything.
+                decides(step.when, _CALL if calls or shows else 1)
+                if wakes:
+                    waking |= step.when.names if one(step.when) else frozenset()
+                for name in _taken(step) & parts.keys():
+                    direct[name] += _LOCK
+                for name, tree in step.sets.items():
+                    sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
+                    if name in parts:
+                        chosen = any(name in choice[0] for choice in step.choices)
+                        (lost if unknown(tree) and not chosen else known)[name] += 1
+    weight: dict[str, float] = dict(direct)
+    for _ in range(_CHAIN):
+        passed: dict[str, float] = {}
+        for name, found in sources.items():
+            for source in found:
+                passed[source] = max(passed.get(source, 0), weight.get(name, 0) / 2)
+        weight = {name: direct.get(name, 0) + passed.get(name, 0) for name in direct.keys() | passed.keys()}
+
+    def worth(name: str) -> float:
+        cell, mask = parts[name]
+        contents = cells.contents(cell).members(256)
+        if contents is not None and any(each in cells.facts.routines for each in contents):
+            return _FUNCTION + weight[name]
+        if name in waking:
+            return _WAKE + weight[name]
+        few = mask.bit_count() <= 4 or len({each & mask for each in contents or range(256)}) <= _FEW
+        certain = (1 + known[name]) / (1 + known[name] + 4 * lost[name])
+        return weight[name] * certain * (1 if few else 0.1)
+
+    worths = {name: worth(name) for name in weight if name in parts and weight[name] > 0}
+    return sorted(worths, key=lambda name: (-worths[name], name))
+
+
+def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
+    """Return the names of the globals in which a driver keeps what it writes, one next to the other."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    buffers: dict[str, frozenset[str]] = {}
+    known: set[str] = set()
+    ahead: list[str] = []
+    for points in draft.values():
+        for point in points:
+            ahead += point.datum.names
+            for step in point.steps:
+                known.update(name for choice in step.choices for name in choice[0])
+                for name, tree in step.sets.items():
+                    found = tree.names & parts.keys()
+                    if _is_buffer([parts[each][0] for each in found]):
+                        buffers[name] = buffers.get(name, frozenset()) | found
+                    sources[name] |= tree.names if len(found) <= _ELEMENTS else tree.names - found
+                    if not unknown(tree):
+                        known.add(name)
+    elements = {each for name in behind(ahead, sources) for each in buffers.get(name, ())} & known
+    return sorted(elements)
+
+
+def chosen_together(draft: Draft, elements: frozenset[str]) -> frozenset[str]:
+    """Return `elements` and what else is chosen in the functions that prepare them."""
+    found = set(elements)
+    for points in draft.values():
+        steps = [step for point in points for step in point.steps]
+        if any(elements & step.sets.keys() for step in steps):
+            found.update(name for step in steps for choice in step.choices for name in choice[0])
+    return frozenset(found)
+
+
+def _is_buffer(found: Sequence[Cell]) -> bool:
+    """Whether the cells lie next to each other."""
+    spans = sorted({(cell.address, cell.address + cell.size) for cell in found})
+    return (
+        len(spans) > 2
+        and spans[0][1] - spans[0][0] <= 4
+        and all(end == start for (_, end), (start, _) in pairwise(spans))
+    )
+
+
+def _waiting(points: Sequence[DraftPoint]) -> set[int]:
+    """Return the points in loops without a request in which a run rests."""
+    ahead = [() if point.site is not None else [s.to for s in point.steps if s.to is not None] for point in points]
+    return {
+        index
+        for component in components(range(len(points)), lambda index: ahead[index])
+        if len(component) > 1 and any(points[each].rests for each in component)
+        for index in component
+    }
+
+
+def _taken(step: DraftStep) -> set[str]:
+    """Return the variables that a step looks at and at once sets to a number: it takes a lock."""
+    numbers = {name for name, tree in step.sets.items() if isinstance(fold(tree), Constant) and tree != ANY}
+    looked = names(step.when).union(*(names(tree) for name, tree in step.sets.items() if name not in numbers))
+    return numbers & looked

@@ -153,14 +153,15 @@ static void note_stage(struct machine *machine, const struct run *run, uint32_t 
 	stage->fresh = valuations_unite(machine, stage->fresh, valuations);
 }
 
-static uint32_t assign_globals(struct machine *machine, uint32_t valuations, uint64_t which, const struct values *values)
+static bool may_take(struct machine *machine, const struct values *values, void *context)
 {
-	for (; which != 0; which &= which - 1) {
-		uint32_t level = (uint32_t)__builtin_ctzll(which);
+	const struct pace *pace = context;
 
-		valuations = valuations_assign(machine, valuations, level, values->global[level], values->any >> level & 1);
-	}
-	return valuations;
+	if (edge_open(machine, pace->edge, values, pace->run))
+		return true;
+	if (pace->step != NULL)
+		record_reason(machine, SEKISHO_REASON_GUARD);
+	return false;
 }
 
 static void take_pace(struct machine *machine, uint32_t valuations, const struct values *before, void *context)
@@ -171,17 +172,12 @@ static void take_pace(struct machine *machine, uint32_t valuations, const struct
 	struct values values = *before;
 	struct run run = *pace->run;
 
-	if (!edge_open(machine, edge, before, &run)) {
-		if (pace->step != NULL)
-			record_reason(machine, SEKISHO_REASON_GUARD);
-		return;
-	}
 	assign(machine, edge->sets, edge->set_count, &values, &run);
 	if (pace->step != NULL && !rule_fits(machine, node, pace->step, &values, &run)) {
 		record_reason(machine, SEKISHO_REASON_VALUE);
 		return;
 	}
-	valuations = assign_globals(machine, valuations, machine->edge_writes[edge - machine->table->edges - machine->protocol->edges], &values);
+	valuations = valuations_assign(machine, valuations, machine->edge_writes[edge - machine->table->edges - machine->protocol->edges], &values);
 	if (node == NULL) {
 		note_outcome(machine, NULL, valuations);
 		return;
@@ -202,12 +198,10 @@ static void take_pace(struct machine *machine, uint32_t valuations, const struct
 static void try_edge(struct machine *machine, uint32_t valuations, const struct run *run, const struct table_edge *edge, const struct step *step)
 {
 	struct pace pace = { run, edge, step };
-	struct values values;
 
 	if (++machine->work > WORK * machine->budget)
 		machine->tired = machine->full = true;
-	memset(&values, 0, sizeof values);
-	valuations_each(machine, valuations, machine->edge_reads[edge - machine->table->edges - machine->protocol->edges], &values,
+	valuations_each(machine, valuations, machine->edge_reads[edge - machine->table->edges - machine->protocol->edges], may_take,
 			take_pace, &pace);
 }
 
@@ -378,7 +372,7 @@ static void add_members(struct machine *machine, const struct set *set, struct e
 {
 	for (uint32_t i = 0; i < set->count && !machine->full; i++) {
 		const struct alternative *member = alternative_of(machine->store, machine->store->members[set->first + i]);
-		uint32_t root = valuations_move(machine, &machine->store->branches, &machine->workshop, member->values);
+		uint32_t root = valuations_fetch(machine, member->values);
 
 		add(machine, entries, member, root);
 	}
@@ -437,7 +431,7 @@ static void assign_signal(struct machine *machine, uint32_t valuations, const st
 	struct run none = { .node = 0 };
 
 	assign(machine, signal->sets, signal->set_count, &values, &none);
-	valuations = assign_globals(machine, valuations, writes_of(machine, signal->sets, signal->set_count), &values);
+	valuations = valuations_assign(machine, valuations, writes_of(machine, signal->sets, signal->set_count), &values);
 	assigned->all = valuations_unite(machine, assigned->all, valuations);
 }
 
@@ -449,12 +443,10 @@ static void take_signal(struct machine *machine, const struct entry *entry, cons
 	for (uint32_t i = protocol->signals; i < protocol->signals + protocol->signal_count; i++) {
 		struct assigned assigned = { &machine->table->signals[i], EMPTY };
 		const struct table_signal *signal = assigned.signal;
-		struct values values;
 
 		if (signal->line != step->address || signal->level != step->value)
 			continue;
-		memset(&values, 0, sizeof values);
-		valuations_each(machine, valuations, reads_of(machine, signal->sets, signal->set_count), &values, assign_signal, &assigned);
+		valuations_each(machine, valuations, reads_of(machine, signal->sets, signal->set_count), NULL, assign_signal, &assigned);
 		valuations = assigned.all;
 	}
 	add(machine, &machine->after_event, &entry->alternative, valuations);
@@ -486,7 +478,7 @@ static void list_after(struct machine *machine)
 		struct alternative alternative = machine->after_event.list[i].alternative;
 		uint32_t number;
 
-		alternative.values = valuations_move(machine, &machine->workshop, &machine->store->branches, machine->after_event.list[i].total);
+		alternative.values = valuations_keep(machine, machine->after_event.list[i].total);
 		number = machine->full ? NOTHING : pool_intern(&machine->store->alternatives, &alternative);
 		if (number == NOTHING)
 			machine->full = true;
@@ -536,22 +528,29 @@ struct opened {
 	bool opens;
 };
 
-static void look_open(struct machine *machine, uint32_t valuations, const struct values *values, void *context)
+static bool may_open(struct machine *machine, const struct values *values, void *context)
+{
+	const struct opened *opened = context;
+
+	return !opened->opens && edge_open(machine, opened->edge, values, opened->run);
+}
+
+static void note_open(struct machine *machine, uint32_t valuations, const struct values *values, void *context)
 {
 	struct opened *opened = context;
 
 	(void)valuations;
-	opened->opens |= edge_open(machine, opened->edge, values, opened->run);
+	(void)machine;
+	(void)values;
+	opened->opens = true;
 }
 
 /* Whether the condition of an edge holds for some of these. */
 bool exact_opens(struct machine *machine, const struct table_edge *edge, uint32_t valuations, const struct run *run)
 {
 	struct opened opened = { edge, run, false };
-	struct values values;
 
-	memset(&values, 0, sizeof values);
-	valuations_each(machine, valuations, edge->when == TABLE_NONE ? 0 : expression_globals(machine->table, edge->when), &values, look_open,
+	valuations_each(machine, valuations, edge->when == TABLE_NONE ? 0 : expression_globals(machine->table, edge->when), may_open, note_open,
 			&opened);
 	return opened.opens;
 }

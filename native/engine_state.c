@@ -10,8 +10,10 @@
 #define STORED_SETS 8192u
 #endif
 #define STORED_AREAS 4096u
+#define ASSIGNMENTS 16384u /* that are told apart in the workshop */
 #define TRANSITION_BUCKETS 8192u
 #define WAYS 4u
+#define FEW_SLOTS 1024u /* of a pool at first */
 #define APART 8u    /* buckets from one set's first to the next one's */
 #define SPREAD 256u /* buckets that hold one set's */
 
@@ -105,10 +107,26 @@ static bool pool_open(struct pool *pool, uint32_t limit, size_t stride, uint64_t
 {
 	pool->limit = limit;
 	pool->stride = (uint32_t)stride;
-	pool->mask = power_of_two(2ull * limit) - 1;
+	pool->widest = power_of_two(2ull * limit) - 1;
+	pool->mask = pool->widest < FEW_SLOTS ? pool->widest : FEW_SLOTS - 1;
 	pool->records = take(memory, limit, stride);
-	pool->slots = take(memory, pool->mask + 1ull, sizeof *pool->slots);
+	pool->slots = take(memory, pool->widest + 1ull, sizeof *pool->slots);
 	return pool->records != NULL && pool->slots != NULL;
+}
+
+/* Records are found through as few slots as are needed, so that those are near. */
+static void widen(struct pool *pool)
+{
+	pool->mask = pool->mask * 4 + 3 < pool->widest ? pool->mask * 4 + 3 : pool->widest;
+	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
+	for (uint32_t number = 0; number < pool->count; number++) {
+		const uint8_t *record = pool->records + (size_t)number * pool->stride;
+		uint32_t at = (uint32_t)hash_words((const uint32_t *)record, pool->stride / 4) & pool->mask;
+
+		while (pool->slots[at] != 0)
+			at = (at + 1) & pool->mask;
+		pool->slots[at] = number + 1;
+	}
 }
 
 uint32_t pool_intern(struct pool *pool, const void *record)
@@ -122,12 +140,25 @@ uint32_t pool_intern(struct pool *pool, const void *record)
 		return NOTHING;
 	memcpy(pool->records + (size_t)pool->count * pool->stride, record, pool->stride);
 	pool->slots[at] = pool->count + 1;
-	return pool->count++;
+	if (++pool->count > pool->mask / 2 && pool->mask < pool->widest)
+		widen(pool);
+	return pool->count - 1;
+}
+
+static void pool_clear(struct pool *pool)
+{
+	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
+	pool->mask = pool->widest < FEW_SLOTS ? pool->widest : FEW_SLOTS - 1;
+	pool->count = 0;
 }
 
 /* Slots are given back in the reverse of the order in which they were taken, so that no other's search is broken off. */
 void pool_truncate(struct pool *pool, uint32_t count)
 {
+	if (count == 0) {
+		pool_clear(pool);
+		return;
+	}
 	while (pool->count > count) {
 		const uint8_t *record = pool->records + (size_t)(pool->count - 1) * pool->stride;
 		uint32_t at = (uint32_t)hash_words((const uint32_t *)record, pool->stride / 4) & pool->mask;
@@ -139,18 +170,17 @@ void pool_truncate(struct pool *pool, uint32_t count)
 	}
 }
 
-static void pool_clear(struct pool *pool)
-{
-	pool->count = 0;
-	memset(pool->slots, 0, (pool->mask + 1ull) * sizeof *pool->slots);
-}
-
 static uint32_t branches_of(const struct machine *machine, uint32_t each) { return 65536 + each * machine->budget; }
+
+/* Whole words of 64 bits, so that `any` stays aligned. */
+static size_t values_size(const struct table_protocol *protocol)
+{
+	return offsetof(struct values, global) + (protocol->global_count + 1u) / 2 * 2 * sizeof(uint32_t);
+}
 
 static bool store_open(struct store *store, const struct machine *machine, uint64_t *memory)
 {
 	const struct run *run = NULL;
-	const struct values *values = NULL;
 	/* One step from a full set must fit into an empty store, with the sets before and after it. */
 	uint32_t alternatives = 8192 + 16 * machine->budget;
 
@@ -162,10 +192,7 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 	store->members = take(memory, store->member_limit, sizeof *store->members);
 	return pool_open(&store->runs, RUNS_PER_ALTERNATIVE * alternatives,
 			 offsetof(struct run, local) + machine->local_count * sizeof run->local[0], memory) &&
-	       pool_open(&store->values, alternatives,
-			 offsetof(struct values, global) +
-				 /* Whole words of 64 bits, so that `any` stays aligned. */
-				 (machine->protocol->global_count + 1u) / 2 * 2 * sizeof values->global[0], memory) &&
+	       pool_open(&store->values, alternatives, values_size(machine->protocol), memory) &&
 	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) &&
 	       pool_open(&store->branches, branches_of(machine, STORED), sizeof(struct branch), memory) &&
 	       pool_open(&store->areas, STORED_AREAS, (machine->protocol->node_count / 32 + 1) * sizeof(uint32_t), memory) &&
@@ -270,6 +297,7 @@ static void flush(struct machine *machine)
 	const struct set *set = &old->sets[machine->current];
 
 	store_clear(new);
+	valuations_lose(machine);
 	machine->full = false;
 	for (uint32_t i = 0; i < set->count; i++) {
 		struct alternative alternative = *alternative_of(old, old->members[set->first + i]);
@@ -277,7 +305,7 @@ static void flush(struct machine *machine)
 		if (alternative.late)
 			alternative.values = pool_intern(&new->values, values_of(old, alternative.values));
 		else
-			alternative.values = valuations_move(machine, &old->branches, &new->branches, alternative.values);
+			alternative.values = valuations_save(machine, new, alternative.values);
 		for (uint32_t j = 0; j < alternative.count; j++) {
 			struct run run;
 
@@ -292,6 +320,7 @@ static void flush(struct machine *machine)
 	machine->current = store_set(new, machine->list, set->count);
 	late_clear(machine);
 	machine->store = new;
+	valuations_lose(machine);
 	machine->beginning = NOTHING;
 	machine->worn = true;
 	memset(machine->transitions, 0, (machine->transition_mask + 1ull) * WAYS * sizeof *machine->transitions);
@@ -480,7 +509,8 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 	machine->vcpus = 1;
 	if (!store_open(&machine->stores[0], machine, memory) || !store_open(&machine->stores[1], machine, memory))
 		return false;
-	if (!pool_open(&machine->workshop, branches_of(machine, WORKED), sizeof(struct branch), memory))
+	if (!pool_open(&machine->workshop, branches_of(machine, WORKED), sizeof(struct branch), memory) ||
+	    !pool_open(&machine->assignments, ASSIGNMENTS, offsetof(struct assignment, values) + values_size(protocol), memory))
 		return false;
 	machine->store = &machine->stores[0];
 	alternatives = machine->store->alternatives.limit;
@@ -518,6 +548,7 @@ void machine_close(struct machine *machine)
 	give_back(machine->kept);
 	exact_close(machine);
 	pool_close(&machine->workshop);
+	pool_close(&machine->assignments);
 	give_back(machine->fits);
 	give_back(machine->area);
 	give_back(machine->candidates);
@@ -540,6 +571,7 @@ static void restart(struct machine *machine, uint32_t (*begin)(struct machine *m
 	for (int i = *hopeless; i < 3 && machine->current == NOTHING; i++) {
 		late_clear(machine);
 		store_clear(machine->store);
+		valuations_lose(machine);
 		machine->worn = true;
 		machine->merges += i > 0;
 		machine->current = choices[i](machine, i > 0);

@@ -47,7 +47,7 @@ struct alternative {
 struct pool {
 	uint8_t *records;
 	uint32_t *slots; /* record + 1; 0 is free */
-	uint32_t stride, count, limit, mask;
+	uint32_t stride, count, limit, mask, widest; /* of the slots: those in use, and all */
 };
 
 struct set {
@@ -115,6 +115,17 @@ struct branch {
 struct memo {
 	uint64_t value;
 	uint32_t a, b, kind, epoch, result, reserved;
+};
+
+/* Values for some globals: `which` has a bit for each. */
+struct assignment {
+	uint64_t which;
+	struct values values;
+};
+
+/* Where branches of one pool are in another, by their numbers; those are valid whose stamp is `now`. */
+struct passage {
+	uint32_t *there, *stamp, now;
 };
 
 /* Open runs with the valuations that go with them, in the workshop; `fresh`: those whose moves were not looked at yet. */
@@ -191,9 +202,10 @@ struct machine {
 	uint32_t writer_count;
 	uint32_t stamp;
 	/* See engine_valuations.c. */
-	struct pool workshop;
+	struct pool workshop, assignments;
 	struct memo *memos;
-	uint32_t *looked, *moved, *branches_ahead, look, epoch;
+	uint32_t *looked, *branches_ahead, look, epoch;
+	struct passage inward, outward; /* between the store and the workshop */
 	/* See engine_exact.c. */
 	struct entries before_event, after_event;
 	struct moves *moves;
@@ -228,6 +240,7 @@ struct machine {
 };
 
 typedef void (*visitor)(struct machine *machine, const struct alternative *alternative, uint32_t valuations, const void *context);
+typedef bool (*valuation_filter)(struct machine *machine, const struct values *values, void *context);
 typedef void (*valuation_visitor)(struct machine *machine, uint32_t valuations, const struct values *values, void *context);
 
 bool machine_open(struct machine *machine, const struct table *table, uint32_t number, uint64_t *memory);
@@ -267,12 +280,19 @@ uint32_t valuations_initial(struct machine *machine);
 uint32_t valuations_single(struct machine *machine, const struct values *values);
 uint32_t valuations_unite(struct machine *machine, uint32_t a, uint32_t b);
 uint32_t valuations_subtract(struct machine *machine, uint32_t a, uint32_t b);
-uint32_t valuations_assign(struct machine *machine, uint32_t from, uint32_t level, uint32_t value, bool any);
-/* Visits all combinations of the values of some globals (a bit for each) with those valuations that have them. */
-void valuations_each(struct machine *machine, uint32_t root, uint64_t which, struct values *values, valuation_visitor visit, void *context);
+uint32_t valuations_assign(struct machine *machine, uint32_t from, uint64_t which, const struct values *values);
+/*
+ * Visits all combinations of the values of some globals (a bit for each) with those valuations that have them. They are fixed one after
+ * the other; once it is certain that nothing `may` come of it, with those still unknown that are not fixed, no more are.
+ */
+void valuations_each(struct machine *machine, uint32_t root, uint64_t which, valuation_filter may, valuation_visitor visit, void *context);
 bool valuations_tell(struct machine *machine, uint32_t root, uint64_t which); /* one of these is known somewhere */
 void valuations_join(struct machine *machine, uint32_t root, struct values *values); /* what is the same in all of them */
-uint32_t valuations_move(struct machine *machine, const struct pool *from, struct pool *to, uint32_t root);
+/* From the store to the workshop and back; from the store to the other one, before which and behind which all is lost. */
+uint32_t valuations_fetch(struct machine *machine, uint32_t root);
+uint32_t valuations_keep(struct machine *machine, uint32_t root);
+uint32_t valuations_save(struct machine *machine, struct store *other, uint32_t root);
+void valuations_lose(struct machine *machine); /* the numbers of what was moved mean something else from here on */
 
 /* engine_step.c: what steps are made of. */
 bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run);

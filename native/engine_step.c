@@ -1253,7 +1253,7 @@ uint32_t step_loosen(struct machine *machine, uint32_t number, bool few)
 		if (alternative->late)
 			load_values(machine, alternative->values, &values);
 		else
-			valuations_join(machine, valuations_move(machine, &machine->store->branches, &machine->workshop, alternative->values), &values);
+			valuations_join(machine, valuations_fetch(machine, alternative->values), &values);
 		list_loosened(machine, alternative, &values);
 	}
 	return finish_list(machine);

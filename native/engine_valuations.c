@@ -157,27 +157,52 @@ static uint32_t choose(struct machine *machine, uint32_t from, uint32_t level, u
 	return memo_keep(machine, memo, result);
 }
 
-static uint32_t put(struct machine *machine, uint32_t from, uint32_t level, uint64_t key)
+static const struct assignment *assignment_at(const struct machine *machine, uint32_t number)
 {
-	struct memo memo = { .kind = MEMO_ASSIGN, .a = from, .b = level, .value = key };
+	return (const struct assignment *)(machine->assignments.records + (size_t)number * machine->assignments.stride);
+}
+
+static uint32_t put(struct machine *machine, uint32_t from, uint32_t number)
+{
+	struct memo memo = { .kind = MEMO_ASSIGN, .a = from, .b = number };
+	const struct assignment *assignment = assignment_at(machine, number);
 	struct branch branch;
 	uint32_t result;
 
-	if (from == EMPTY || machine->full)
-		return EMPTY;
+	if (from >= EMPTY || machine->full)
+		return from;
+	branch = *workpiece(machine, from);
+	if (assignment->which >> branch.level == 0)
+		return from;
 	if (memo_find(machine, memo, &result))
 		return result;
-	branch = *workpiece(machine, from);
-	if (branch.level == level)
-		result = make(machine, level, key, unite_all(machine, from), EMPTY);
+	if (assignment->which >> branch.level & 1)
+		result = make(machine, branch.level, key_for(assignment->values.global[branch.level], assignment->values.any >> branch.level & 1),
+			      put(machine, unite_all(machine, from), number), EMPTY);
 	else
-		result = make(machine, branch.level, key_of(&branch), put(machine, branch.down, level, key), put(machine, branch.next, level, key));
+		result = make(machine, branch.level, key_of(&branch), put(machine, branch.down, number), put(machine, branch.next, number));
 	return memo_keep(machine, memo, result);
 }
 
-uint32_t valuations_assign(struct machine *machine, uint32_t from, uint32_t level, uint32_t value, bool any)
+/* The globals for which there is a bit in `which` get these values, all at once. */
+uint32_t valuations_assign(struct machine *machine, uint32_t from, uint64_t which, const struct values *values)
 {
-	return put(machine, from, level, key_for(value, any));
+	struct assignment assignment;
+	uint32_t number;
+
+	if (which == 0)
+		return from;
+	memset(&assignment, 0, sizeof assignment);
+	assignment.which = which;
+	assignment.values.any = values->any & which;
+	for (uint64_t left = which; left != 0; left &= left - 1)
+		assignment.values.global[__builtin_ctzll(left)] = values->global[__builtin_ctzll(left)];
+	number = pool_intern(&machine->assignments, &assignment);
+	if (number == NOTHING) {
+		machine->tired = machine->full = true;
+		return EMPTY;
+	}
+	return put(machine, from, number);
 }
 
 uint32_t valuations_single(struct machine *machine, const struct values *values)
@@ -244,12 +269,13 @@ static uint32_t keys_at(struct machine *machine, uint32_t root, uint32_t level, 
 	return count;
 }
 
-void valuations_each(struct machine *machine, uint32_t root, uint64_t which, struct values *values, valuation_visitor visit, void *context)
+static void each(struct machine *machine, uint32_t root, uint64_t which, struct values *values, valuation_filter may,
+		 valuation_visitor visit, void *context)
 {
 	uint32_t level, count;
 	uint64_t keys[MOST_LOOKED];
 
-	if (root == EMPTY || machine->full)
+	if (root == EMPTY || machine->full || (may != NULL && !may(machine, values, context)))
 		return;
 	if (which == 0) {
 		visit(machine, root, values, context);
@@ -259,9 +285,7 @@ void valuations_each(struct machine *machine, uint32_t root, uint64_t which, str
 	count = keys_at(machine, root, level, keys);
 	if (count == MOST_LOOKED) { /* too many to tell apart: it may be any of them */
 		machine->merges++;
-		values->any |= 1ull << level;
-		values->global[level] = 0;
-		valuations_each(machine, root, which & (which - 1), values, visit, context);
+		each(machine, root, which & (which - 1), values, may, visit, context);
 		return;
 	}
 	for (uint32_t i = 0; i < count; i++) {
@@ -269,8 +293,19 @@ void valuations_each(struct machine *machine, uint32_t root, uint64_t which, str
 
 		values->any = (values->any & ~(1ull << level)) | (uint64_t)any << level;
 		values->global[level] = (uint32_t)keys[i];
-		valuations_each(machine, count == 1 ? root : choose(machine, root, level, keys[i]), which & (which - 1), values, visit, context);
+		each(machine, count == 1 ? root : choose(machine, root, level, keys[i]), which & (which - 1), values, may, visit, context);
 	}
+	values->any |= 1ull << level;
+	values->global[level] = 0;
+}
+
+void valuations_each(struct machine *machine, uint32_t root, uint64_t which, valuation_filter may, valuation_visitor visit, void *context)
+{
+	struct values values;
+
+	memset(&values, 0, sizeof values);
+	values.any = which;
+	each(machine, root, which, &values, may, visit, context);
 }
 
 bool valuations_tell(struct machine *machine, uint32_t root, uint64_t which)
@@ -298,41 +333,82 @@ void valuations_join(struct machine *machine, uint32_t root, struct values *valu
 
 /* ---- moving ---- */
 
-static uint32_t move(struct machine *machine, const struct pool *from, struct pool *to, uint32_t number)
+static void forget_passage(struct passage *passage, uint32_t count)
+{
+	if (++passage->now == 0) {
+		memset(passage->stamp, 0, count * sizeof *passage->stamp);
+		passage->now = 1;
+	}
+}
+
+static uint32_t move(struct machine *machine, struct passage *passage, const struct pool *from, struct pool *to, uint32_t number)
 {
 	struct branch branch;
+	uint32_t there;
 
 	if (number >= EMPTY || machine->full)
 		return number;
-	if (machine->looked[number] == machine->look)
-		return machine->moved[number];
+	if (passage->stamp[number] == passage->now)
+		return passage->there[number];
 	branch = *branch_at(from, number);
-	branch.down = move(machine, from, to, branch.down);
-	branch.next = move(machine, from, to, branch.next);
-	machine->looked[number] = machine->look;
-	machine->moved[number] = pool_intern(to, &branch);
-	if (machine->moved[number] == NOTHING) {
+	branch.down = move(machine, passage, from, to, branch.down);
+	branch.next = move(machine, passage, from, to, branch.next);
+	there = machine->full ? NOTHING : pool_intern(to, &branch);
+	if (there == NOTHING) {
 		machine->full = true;
-		machine->moved[number] = EMPTY;
+		return EMPTY;
 	}
-	return machine->moved[number];
+	passage->stamp[number] = passage->now;
+	passage->there[number] = there;
+	return there;
 }
 
-uint32_t valuations_move(struct machine *machine, const struct pool *from, struct pool *to, uint32_t root)
+uint32_t valuations_fetch(struct machine *machine, uint32_t root)
 {
-	begin_look(machine);
-	return move(machine, from, to, root);
+	return move(machine, &machine->inward, &machine->store->branches, &machine->workshop, root);
+}
+
+uint32_t valuations_keep(struct machine *machine, uint32_t root)
+{
+	return move(machine, &machine->outward, &machine->workshop, &machine->store->branches, root);
+}
+
+uint32_t valuations_save(struct machine *machine, struct store *other, uint32_t root)
+{
+	return move(machine, &machine->inward, &machine->store->branches, &other->branches, root);
+}
+
+void valuations_lose(struct machine *machine)
+{
+	forget_passage(&machine->inward, machine->store->branches.limit);
+	forget_passage(&machine->outward, machine->workshop.limit);
 }
 
 /* What was made before is forgotten. */
 void valuations_begin(struct machine *machine)
 {
 	pool_truncate(&machine->workshop, 0);
+	pool_truncate(&machine->assignments, 0);
+	valuations_lose(machine);
 	if (++machine->epoch == 0) {
 		memset(machine->memos, 0, MEMOS * sizeof *machine->memos);
 		memset(machine->moves, 0, machine->move_slots * sizeof *machine->moves);
 		machine->epoch = 1;
 	}
+}
+
+static bool passage_open(struct passage *passage, uint32_t count, uint64_t *memory)
+{
+	passage->there = take(memory, count, sizeof *passage->there);
+	passage->stamp = take(memory, count, sizeof *passage->stamp);
+	passage->now = 1; /* no stamp is 0 */
+	return passage->there != NULL && passage->stamp != NULL;
+}
+
+static void passage_close(struct passage *passage)
+{
+	give_back(passage->there);
+	give_back(passage->stamp);
 }
 
 bool valuations_open(struct machine *machine, uint64_t *memory)
@@ -341,15 +417,16 @@ bool valuations_open(struct machine *machine, uint64_t *memory)
 
 	machine->memos = take(memory, MEMOS, sizeof *machine->memos);
 	machine->looked = take(memory, most, sizeof *machine->looked);
-	machine->moved = take(memory, most, sizeof *machine->moved);
 	machine->branches_ahead = take(memory, most + 1ull, sizeof *machine->branches_ahead);
-	return machine->memos && machine->looked && machine->moved && machine->branches_ahead;
+	return machine->memos && machine->looked && machine->branches_ahead &&
+	       passage_open(&machine->inward, machine->store->branches.limit, memory) && passage_open(&machine->outward, most, memory);
 }
 
 void valuations_close(struct machine *machine)
 {
 	give_back(machine->memos);
 	give_back(machine->looked);
-	give_back(machine->moved);
 	give_back(machine->branches_ahead);
+	passage_close(&machine->inward);
+	passage_close(&machine->outward);
 }

@@ -6,7 +6,7 @@ Requests are written `in port answer` and `out port value`; what a driver does i
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -153,9 +153,14 @@ DENIED = [
 
 
 def protocol(
-    folder: Path, code: str, lines: Sequence[int] = (), without: Sequence[str] = (), unused: Sequence[str] = ()
+    folder: Path,
+    code: str,
+    lines: Sequence[int] = (),
+    without: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    always: Mapping[str, int] = {},
 ) -> Protocol:
-    options = Options(unused=frozenset(unused))
+    options = Options(unused=frozenset(unused), always=always)
     observer = full.interpret(recover(load(assemble(folder, code.partition("entry:")[2]))), options, Observer)
     assert isinstance(observer, Observer)
     return build_guarded(
@@ -166,9 +171,14 @@ def protocol(
 
 
 def engine(
-    folder: Path, code: str, lines: Sequence[int] = (), without: Sequence[str] = (), unused: Sequence[str] = ()
+    folder: Path,
+    code: str,
+    lines: Sequence[int] = (),
+    without: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    always: Mapping[str, int] = {},
 ) -> Engine:
-    found = protocol(folder, code, lines, without, unused)
+    found = protocol(folder, code, lines, without, unused, always)
     device = Device("ports", ("0x1-0xf",))
     return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(found,)))
 
@@ -262,6 +272,21 @@ def test_without_an_assumption_what_it_excludes_is_allowed(
         assert [judge.judge(event) for event in events(sequence)] == [None] * len(events(sequence))
     with engine(tmp_path, code) as judge:
         assert [judge.judge(event) for event in events(sequence)] != [None] * len(events(sequence))
+
+
+def test_a_variable_that_always_holds_a_value_decides_what_depends_on_it(tmp_path: Path) -> None:
+    with engine(tmp_path, FLAG, always={"flag": 0}) as judge:
+        assert [judge.judge(event) is None for event in events("out 1 0; out 2 0")] == [True, False]
+    notes = {note.name: note.text for note in protocol(tmp_path, FLAG, always={"flag": 0}).assumptions}
+    assert "flag is 0x0" in notes["constant-variables"]
+
+
+@pytest.mark.parametrize(("always", "reason"), [({"banner": 1}, "no variable 'banner'"), ({"flag": 256}, "not fit")])
+def test_a_variable_that_is_not_there_or_too_small_is_refused(
+    always: Mapping[str, int], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SekishoError, match=reason):
+        protocol(tmp_path, FLAG, always=always)
 
 
 def test_a_function_that_nobody_calls_makes_no_request(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sekisho.cli.options import Method, Parameters, Without, analysis_options
+from sekisho.cli.options import Method, Parameters, Without, analysis_options, constants
 from sekisho.errors import SekishoError
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ def build(
             help="Nobody calls this entry of the driver: it is left out of the analysis. May be repeated.",
         ),
     ] = None,
+    always: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE=VALUE",
+            help="This variable of the driver is taken to hold this value, such as a mode that nobody uses. May be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Derive a policy from the binaries of a virtual machine's drivers.
 
@@ -67,11 +75,13 @@ def build(
     gc.disable()
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
-    if unused and method != "full":
-        raise SekishoError("--unused needs --method full")
+    if (unused or always) and method != "full":
+        raise SekishoError("--unused and --always need --method full")
     dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
     kept = [name for name in without_assumption or () if name not in ASSUMPTIONS]
-    options = replace(analysis_options(files, param, kept, method), unused=frozenset(unused or ()))
+    options = replace(
+        analysis_options(files, param, kept, method), unused=frozenset(unused or ()), always=constants(always or ())
+    )
     owned = tuple(map(known, device or ()))
     protocols = [
         _protocol(recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards)

@@ -48,7 +48,7 @@ def analysis_options(
         raise SekishoError(
             "--param and --without-assumption are for --method full: the other assumes nothing of the kind"
         )
-    parsed = _parse(params or [])
+    parsed = _parse(params or (), "--param")
     modules = {module_name(file.name) for file in files}
     for name in parsed:
         owner = name.rpartition(".")[0]
@@ -57,7 +57,16 @@ def analysis_options(
     return Options(params=parsed, seconds=seconds).without(without or ())
 
 
-def _parse(texts: list[str]) -> dict[str, tuple[int, ...]]:
+def constants(texts: Iterable[str]) -> dict[str, int]:
+    """Read what variables always are, as `NAME=0`; raises `SekishoError` for anything else."""
+    found = _parse(texts, "--always")
+    for name, values in found.items():
+        if len(values) != 1:
+            raise SekishoError(f"--always {name}: expected one number")
+    return {name: values[0] for name, values in found.items()}
+
+
+def _parse(texts: Iterable[str], option: str) -> dict[str, tuple[int, ...]]:
     """Read `NAME=0x3f0`, `NAME=1,2`, `NAME=y`; raises `SekishoError` for anything else."""
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:
@@ -65,9 +74,9 @@ def _parse(texts: list[str]) -> dict[str, tuple[int, ...]]:
         try:
             numbers = tuple(_number(value) for value in values.split(","))
         except ValueError:
-            raise SekishoError(f"--param {text}: expected NAME=NUMBER, as in irq=6 or base=0x3f0") from None
+            raise SekishoError(f"{option} {text}: expected NAME=NUMBER, as in irq=6 or base=0x3f0") from None
         if not name.rpartition(".")[2] or name in found:
-            raise SekishoError(f"--param {text}: {'given twice' if name else 'a name is missing'}")
+            raise SekishoError(f"{option} {text}: {'given twice' if name else 'a name is missing'}")
         found[name] = numbers
     return found
 

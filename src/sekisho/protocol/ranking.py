@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 
 from sekisho.protocol.cells import Cell, Cells
@@ -19,11 +20,14 @@ _ELEMENTS = 4
 """An expression that looks at more globals than this chooses between the elements of an array."""
 
 
-def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
+def rank(
+    cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft, handlers: AbstractSet[str] = frozenset()
+) -> list[str]:
     """Return the names of the globals on which something depends, the most useful first.
 
-    A global is worth following when it decides which function is called, or when many conditions and rules look at it,
-    directly or through locals; when it holds few values; and when what it is assigned is known.
+    A global is worth following when it decides which function is called, or what one of the `handlers` begins with (the
+    routines of interrupts, which may come at any time), or when many conditions and rules look at it, directly or
+    through locals; when it holds few values; and when what it is assigned is known.
     """
     direct: dict[str, float] = defaultdict(float)
     sources: dict[str, set[str]] = {}
@@ -39,8 +43,9 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
         """Whether it does not choose between the elements of an array, of which each would have to be followed."""
         return len(tree.names & parts.keys()) <= _ELEMENTS
 
-    for points in draft.values():
+    for routine, points in draft.items():
         waiting = _waiting(points)
+        opening = _opening(points) if routine in handlers else set()
         shows = any(REGISTERED in step.sets for point in points for step in point.steps)
         for index, point in enumerate(points):
             decides(point.datum)
@@ -48,7 +53,7 @@ def rank(cells: Cells, parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> l
                 calls = step.to is not None and points[step.to].calls
                 wakes = index in waiting and step.to not in waiting
                 # Where the driver is registered, whether it is decides about everything.
-                decides(step.when, _CALL if calls or shows else 1)
+                decides(step.when, _CALL if calls or shows or index in opening else 1)
                 if wakes:
                     waking |= step.when.names if one(step.when) else frozenset()
                 for name in _taken(step) & parts.keys():
@@ -132,6 +137,15 @@ def _waiting(points: Sequence[DraftPoint]) -> set[int]:
         if len(component) > 1 and any(points[each].rests for each in component)
         for index in component
     }
+
+
+def _opening(points: Sequence[DraftPoint]) -> set[int]:
+    """Return the points that a run comes to before it requests or calls anything."""
+    ahead = {
+        index: () if point.site is not None or point.calls else [step.to for step in point.steps if step.to is not None]
+        for index, point in enumerate(points)
+    }
+    return behind([0], ahead)
 
 
 def _taken(step: DraftStep) -> set[str]:

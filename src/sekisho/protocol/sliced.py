@@ -33,7 +33,7 @@ from sekisho.protocol.slice import draft as drafted
 from sekisho.protocol.webs import split_counters
 from sekisho.values.routine import Stretch
 
-MOST_GLOBALS = 46
+MOST_GLOBALS = 48
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
 
 MOST_WRITTEN = 6
@@ -103,6 +103,7 @@ def sliced(
     }
     known = {name for name, (cell, _) in parts.items() if cells.initial(cell) is not None} | bound.globals()
     known |= set(heads.flags.values())
+    handlers = {names_of[address] for address, kind in facts.entries if kind == "irq"}
     while True:
         functions = callers(calls, wanted) & facts.routines.keys()
         context = Context(
@@ -124,7 +125,7 @@ def sliced(
         draft = drafted(context)
         split_counters(draft, {*parts, *bound.globals(), *heads.flags.values(), RESULT})
         settle(draft, known, {*bound.globals(), RESULT}, patient=READY_IN_TIME.name not in without)
-        worth = rank(cells, parts, draft)
+        worth = rank(cells, parts, draft, handlers)
         # A pointer to an element is as good as the flag of the list.
         taken = [name for name in worth if places.holds(parts[name][0])]
         chosen = [*taken, *[name for name in worth if name not in taken][:MOST_GLOBALS]]

@@ -34,7 +34,8 @@ _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "un
 def interpret(module: Module, options: Options | None = None, kind: type[Interpreter] = Interpreter) -> Interpreter:
     """Return the finished interpretation of a module. `complete` is false on it if the time limit was reached.
 
-    Raises `SekishoError` if `options` takes a function as unused that the kernel could not call.
+    Raises `SekishoError` if `options` takes a function as unused that the kernel could not call, or a variable as
+    constant that is not the driver's.
     """
     _forget()
     options = options or Options()
@@ -42,6 +43,7 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     if options.seconds is not None:
         interpreter.deadline = time.process_time() + options.seconds
     _set_parameters(interpreter, options)
+    _set_constants(interpreter, options)
     try:
         for entry in module.entries:
             if entry.kind in ("init", "exit"):
@@ -87,6 +89,19 @@ def _set_parameters(interpreter: Interpreter, options: Options) -> None:
             interpreter.settable[address] = parameter.name
         if parameter.number is not None:
             memory.initial[parameter.number] = 4, top(4)
+
+
+def _set_constants(interpreter: Interpreter, options: Options) -> None:
+    """Let variables be what `options` says that they always are."""
+    image = interpreter.image
+    for name, value in options.always.items():
+        found = [each for each in image.symbols if each.name == name and each.kind == "object" and not each.extern]
+        if not found:
+            raise SekishoError(f"the driver has no variable {name!r}", source=image.path)
+        for each in found:
+            if not 0 <= value < 1 << (8 * each.size):
+                raise SekishoError(f"variable {name} has {each.size} bytes: {value:#x} does not fit", source=image.path)
+            interpreter.memory.always[each.address] = each.size, value
 
 
 def analyze(module: Module, options: Options | None = None, slices: bool = False) -> Analysis:

@@ -91,6 +91,8 @@ class Memory:
         """What readers have loaded; whoever wants to know puts an empty one here."""
         self.initial: dict[int, tuple[int, Abstract]] = {}
         """Contents that replace the file's: module parameters."""
+        self.always: dict[int, tuple[int, int]] = {}
+        """Variables by address, with their size, that are taken to hold one value, whatever is stored there."""
         self.overwritten: set[int] | None = None
         """Bytes that init sets before anything else of the driver runs, by address; None before that is known."""
         self.changed: Callable[[Iterable[Reader]], None] = lambda readers: None
@@ -241,6 +243,9 @@ class Memory:
         return True
 
     def _load(self, region: Region, address: int, size: int, early: bool) -> Abstract:
+        whole, number = self.always.get(address, (0, 0))
+        if size <= whole:
+            return constant(number & mask(size))
         escaped = self.lost or (region.lent if early else region.escaped)
         if escaped and region.writable:
             return top(size, escaped)

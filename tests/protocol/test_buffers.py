@@ -90,6 +90,7 @@ command.bytes[0] = ((found->rate & 0x38) >> 3) + 2;
 command.bytes[1] = (found->sectors << 2) >> command.bytes[0];
 command.bytes[2] = found->gap;
 """
+OF_A_ROW = FROM_ROW.replace("(found->sectors << 2) >> command.bytes[0]", "(unsigned)track % found->sectors")
 UNIT = """
 static __attribute__((noinline)) void choose(int unit)
 {
@@ -175,3 +176,14 @@ def test_a_driver_is_used_while_its_init_goes_on(tmp_path: Path) -> None:
     assert is_allowed(found, f"out 5 0; {PREPARED}out 2 0xe6")
     assert is_allowed(found, f"{PREPARED}out 5 0; out 2 0xe6")
     assert not is_allowed(found, "out 5 0; out 5 0")
+
+
+@pytest.mark.parametrize(
+    ("first", "most", "beyond"),
+    # Of the rows with that first byte the most sectors are 9, 15 and 36; bounds are kept in whole bits.
+    [(4, 15, 16), (3, 15, 16), (2, 63, 64)],
+)
+def test_a_remainder_is_below_the_number_of_its_row(first: int, most: int, beyond: int, tmp_path: Path) -> None:
+    found = protocol(tmp_path, more=TABLE, fill=OF_A_ROW, offers="offer(set);")
+    assert is_allowed(found, f"{PREPARED}out 2 {first}; out 2 {most}")
+    assert not is_allowed(found, f"{PREPARED}out 2 {first}; out 2 {beyond}")

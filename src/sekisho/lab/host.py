@@ -54,11 +54,13 @@ def _probe() -> bool:
         return run(job, results, "direct").done
 
 
-STALL_SECONDS = 240.0
-"""An emulated host of which nothing was heard for so long is stuck: its quiet times are below a minute."""
+STALL_SECONDS = 420.0
+"""An emulated host of which nothing was heard for so long is stuck: its quiet times are below a minute, but for those
+in which a guarded policy takes its first looks at a driver that is being loaded.
+"""
 
-STALL_WORK = 90.0
-"""The same in seconds of its processor time: a stuck one goes round in circles, and a quiet time takes 12 at most."""
+STALL_WORK = 300.0
+"""The same in seconds of its processor time: a stuck one goes round in circles. Such looks take up to 120."""
 
 ATTEMPTS = 3
 """So often an emulated host is started that got stuck or whose guest said nothing: rarely, one hangs on its way up.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,15 +171,8 @@ def protocol(
     )
 
 
-def engine(
-    folder: Path,
-    code: str,
-    lines: Sequence[int] = (),
-    without: Sequence[str] = (),
-    unused: Sequence[str] = (),
-    always: Mapping[str, int] = {},
-) -> Engine:
-    found = protocol(folder, code, lines, without, unused, always)
+def engine(folder: Path, code: str, **options: Any) -> Engine:
+    found = protocol(folder, code, **options)
     device = Device("ports", ("0x1-0xf",))
     return Engine(Policy(version=1, match="sequence", devices=(device,), protocols=(found,)))
 

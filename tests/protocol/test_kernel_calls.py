@@ -77,13 +77,13 @@ def verdicts(judge: Engine, text: str) -> list[bool]:
 
 @pytest.mark.parametrize(("code", "sequence"), ALLOWED)
 def test_what_the_kernel_can_call_for_is_allowed(code: str, sequence: str, tmp_path: Path) -> None:
-    with engine(tmp_path, code, [6]) as judge:
+    with engine(tmp_path, code, lines=[6]) as judge:
         assert all(verdicts(judge, sequence))
 
 
 @pytest.mark.parametrize(("code", "sequence"), DENIED)
 def test_what_the_kernel_does_not_call_for_is_denied(code: str, sequence: str, tmp_path: Path) -> None:
-    with engine(tmp_path, code, [6]) as judge:
+    with engine(tmp_path, code, lines=[6]) as judge:
         *before, last = verdicts(judge, sequence)
         assert all(before)
         assert not last

@@ -98,12 +98,12 @@ def _subject() -> tuple[Policy, list[Record], str]:
         return read(policy_file), list(read_trace(trace_file)), Path(trace_file).name
     try:
         trace = traces.trace()
-        return _floppy(), list(read_trace(trace)), trace.name
+        return floppy_policy(), list(read_trace(trace)), trace.name
     except SekishoError as error:
         return _polling_policy(), _polling_trace(), f"made up: a polled command of nine bytes ({error})"
 
 
-def _floppy(*options: str) -> Policy:
+def floppy_policy(*options: str) -> Policy:
     """What `sekisho build` makes of Debian's driver."""
     driver = debian.kernel().module("floppy")
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +120,7 @@ def _hardest(records: list[Record]) -> dict[str, tuple[Policy, list[Record]]]:
     crowd = Policy(1, match="sequence", devices=(Device("x", ("0x10-0x1f",)),), protocols=(crowded(),))
     hardest = {"crowded": (crowd, _crowded_trace())}
     try:
-        hardest["guards"] = (_floppy("--guards"), records)
+        hardest["guards"] = (floppy_policy("--guards"), records)
     except SekishoError as error:
         print(f"bench: without the guarded floppy policy: {error}", file=sys.stderr)
     return hardest

@@ -5,7 +5,9 @@ set(engine_sources
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_explain.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_expression.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_late.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_late_step.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_lock.c
+  ${CMAKE_CURRENT_SOURCE_DIR}/engine_merge.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_state.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_step.c
   ${CMAKE_CURRENT_SOURCE_DIR}/engine_table.c

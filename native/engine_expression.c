@@ -46,6 +46,8 @@ static struct word decide(bool decisive, struct word a, struct word b)
 /* Not more than a number; past the largest one it may be anything. */
 static struct word at_most(uint64_t most) { return (struct word){ most > WORD_MAX ? WORD_MAX : (uint32_t)most, most > 0 }; }
 
+static bool is_anything(struct word word) { return word.any && word.value == WORD_MAX; }
+
 static uint32_t least_of(struct word word) { return word.any ? 0 : word.value; }
 
 /* All bits up to the highest of a number. */
@@ -57,8 +59,12 @@ static struct word compare(uint8_t operation, struct word a, struct word b)
 	const struct word either = { 1, true };
 	bool swapped = operation == OP_GREATER || operation == OP_GREATER_EQUAL;
 	struct word one = swapped ? b : a, other = swapped ? a : b;
-	bool below = one.value < least_of(other), above = other.value < least_of(one);
+	bool below, above;
 
+	if (is_anything(a) || is_anything(b))
+		return either;
+	below = one.value < least_of(other);
+	above = other.value < least_of(one);
 	switch (operation) {
 	case OP_EQUAL:
 	case OP_UNEQUAL:
@@ -71,11 +77,18 @@ static struct word compare(uint8_t operation, struct word a, struct word b)
 	}
 }
 
-/* What can be said of an operation on two words of which one is unknown. */
+/*
+ * What can be said of an operation on two words of which one is unknown. Of what may be anything only a remainder, some of its bits and
+ * nothing times it are bounded.
+ */
 static struct word bound(uint8_t operation, struct word a, struct word b)
 {
 	uint64_t one = a.value, other = b.value; /* at most */
+	bool arithmetic = operation < OP_EQUAL || operation > OP_GREATER_EQUAL;
 
+	if (arithmetic && (is_anything(a) || is_anything(b)) && operation != OP_AND && operation != OP_MULTIPLY &&
+	    (operation != OP_MODULO || is_anything(b)))
+		return at_most(WORD_MAX);
 	switch (operation) {
 	case OP_MODULO: return at_most(other == 0 ? 0 : one < other ? one : other - 1);
 	case OP_DIVIDE: return at_most(b.any ? one : other == 0 ? 0 : one / other);

@@ -295,6 +295,7 @@ uint32_t valuations_save(struct machine *machine, struct store *other, uint32_t 
 void valuations_lose(struct machine *machine); /* the numbers of what was moved mean something else from here on */
 
 /* engine_step.c: what steps are made of. */
+void add_unknown(const struct machine *machine, struct alternative *alternative, uint32_t kind, uint32_t more);
 bool insert_run(struct machine *machine, struct alternative *alternative, const struct run *run);
 void remove_run(struct alternative *alternative, uint32_t index);
 void load_values(const struct machine *machine, uint32_t number, struct values *values);
@@ -308,9 +309,19 @@ bool rule_fits(struct machine *machine, const struct table_node *node, const str
 	       const struct run *run);
 void bind(struct machine *machine, const struct table_node *node, const struct step *step, struct run *run);
 void answer_run(struct machine *machine, const struct step *step, struct run *run);
-void join_values(struct values *into, const struct values *from, uint32_t count);
 bool same_runs(const struct alternative *one, const struct alternative *other);
 bool in_area(const struct machine *machine, const struct run *run, uint32_t node);
+
+/* engine_merge.c */
+void join_values(struct values *into, const struct values *from, uint32_t count);
+bool join_run(struct run *into, const struct run *from, uint32_t count);
+bool unite_run(struct machine *machine, struct run *into, const struct run *from);
+void list_number(struct machine *machine, uint32_t number); /* an alternative of the store */
+void list_draft(struct machine *machine, struct draft *draft);
+
+/* engine_late_step.c */
+void late_take(struct machine *machine, uint32_t number, const struct step *step); /* what follows on an alternative */
+void late_loosen(struct machine *machine, const struct alternative *alternative, const struct values *values);
 
 /* engine_late.c */
 bool late_open(struct machine *machine, uint64_t *memory);
@@ -338,7 +349,6 @@ bool node_fits(const struct machine *machine, const struct table_node *node, con
 bool edge_open(const struct machine *machine, const struct table_edge *edge, const struct values *values, const struct run *run);
 
 void assign(const struct machine *machine, uint32_t first, uint32_t count, struct values *values, struct run *run);
-bool join_run(struct run *into, const struct run *from, uint32_t count);
 void forget_dead(const struct machine *machine, struct run *run, uint32_t live);
 
 /* calloc, counted. */

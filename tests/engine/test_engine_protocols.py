@@ -207,6 +207,12 @@ def test_a_bound_decides_which_way_is_taken() -> None:
     assert judge(policy(driver), write(2)) == [False]
 
 
+@pytest.mark.parametrize("when", ["ANY < x", "x > ANY", "ANY >= 0xffffffff - x", "ANY & x == x"])
+def test_what_may_be_anything_decides_nothing(when: str) -> None:
+    driver = protocol({"task": (Edge("write", when),)}, (place("write", OUT, DATA),), local=("x",))
+    assert judge(policy(driver), write(1)) == [True]
+
+
 def test_a_loop_ends_at_its_bound() -> None:
     steps = [step for _ in range(5) for step in (read(0x80), write(8))]
     one_run = policy(

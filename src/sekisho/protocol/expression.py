@@ -339,6 +339,8 @@ def _least(word: Word) -> int:
 
 def _compared(name: str, a: Word, b: Word) -> Word:
     """A comparison of which one side is unknown."""
+    if ANYTHING in (a, b):
+        return Unknown(1)
     if name in (">", ">="):
         name, a, b = {">": "<", ">=": "<="}[name], b, a
     below, above = most(a) < _least(b), most(b) < _least(a)
@@ -350,8 +352,13 @@ def _compared(name: str, a: Word, b: Word) -> Word:
 
 
 def _most(name: str, a: Word, b: Word) -> int:
-    """What arithmetic can at most give of which one side is unknown; past the largest number it may be anything."""
+    """What arithmetic can at most give of which one side is unknown; past the largest number it may be anything.
+
+    Of what may be anything only a remainder, some of its bits and nothing times it are bounded: so it is folded too.
+    """
     found: int
+    if ANYTHING in (a, b) and name not in ("&", "*") and (name != "%" or b == ANYTHING):
+        return MASK
     match name:
         case "%":
             found = min(most(a), most(b) - 1)

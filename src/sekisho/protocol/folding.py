@@ -95,6 +95,8 @@ def _identity(tree: Binary) -> Tree:
         match tree.operator, one:
             case (("&" | "*"), Constant(0)):
                 return Constant(0)
+            case "&", Constant(None) if not isinstance(other, Constant):
+                return tree
             case _, Constant(None) if tree.operator not in ("and", "or"):
                 if tree.operator in ("*", "&") and other == Constant(0):
                     return Constant(0)

@@ -54,13 +54,14 @@ def _probe() -> bool:
         return run(job, results, "direct").done
 
 
-STALL_SECONDS = 420.0
-"""An emulated host of which nothing was heard for so long is stuck: its quiet times are below a minute, but for those
-in which a guarded policy takes its first looks at a driver that is being loaded.
-"""
+STALL_SECONDS = 240.0
+"""An emulated host of which nothing was heard for so long is stuck: its quiet times are below a minute."""
 
-STALL_WORK = 300.0
-"""The same in seconds of its processor time: a stuck one goes round in circles. Such looks take up to 120."""
+STALL_WORK = 90.0
+"""The same in seconds of its processor time: a stuck one goes round in circles, and a quiet time takes 12 at most."""
+
+PATIENCE = 2
+"""Once the guest has spoken it may be quiet so much longer: a guarded policy takes its first looks at a driver."""
 
 ATTEMPTS = 3
 """So often an emulated host is started that got stuck or whose guest said nothing: rarely, one hangs on its way up.
@@ -149,9 +150,10 @@ def _attend(process: subprocess.Popen[bytes], results: Path) -> None:
     seen, since, spent = -1, 0.0, 0.0
     while process.poll() is None:
         size, now, work = sum(map(_size, results.iterdir())), time.monotonic(), processor_seconds(process.pid)
+        patience = PATIENCE if _size(results / "serial.log") else 1
         if size != seen:
             seen, since, spent = size, now, work
-        elif now - since > STALL_SECONDS or work - spent > STALL_WORK:
+        elif now - since > patience * STALL_SECONDS or work - spent > patience * STALL_WORK:
             break
         time.sleep(0.2)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sekisho.flow import Block, Function, Module
+from sekisho.protocol.components import behind
 from sekisho.protocol.model import Kind, Note
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step
 
@@ -43,14 +44,7 @@ def _reaching(module: Module) -> set[int]:
         for call in function.calls:
             if call.target is not None:
                 callers.setdefault(call.target, set()).add(function.address)
-    relevant: set[int] = set()
-    ahead = [function.address for function in module.functions.values() if function.sites]
-    while ahead:
-        address = ahead.pop()
-        if address not in relevant:
-            relevant.add(address)
-            ahead.extend(callers.get(address, ()))
-    return relevant
+    return behind((function.address for function in module.functions.values() if function.sites), callers)
 
 
 def _names(module: Module, addresses: set[int]) -> dict[int, str]:

@@ -61,13 +61,15 @@ class _Effect:
     group: object
     never: bool
     """Whether the condition never holds."""
+    known: dict[Tree, Tree]
+    """What expressions behind it are in terms of what was before it, as far as somebody has asked."""
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _effect(when: Tree, sets: tuple[tuple[str, Tree], ...]) -> _Effect:
     """Return the effect with these assignments, which are sorted."""
     variables = when.names.union((name for name, _ in sets), *(tree.names for _, tree in sets))
-    return _Effect(when, dict(sets), variables, _group(sets), when == _FALSE)
+    return _Effect(when, dict(sets), variables, _group(sets), when == _FALSE, {})
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -90,11 +92,21 @@ def _written(effect: _Effect) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _composed(first: _Effect, after: _Effect) -> _Effect:
-    sets = {name: fold(substitute(tree, first.sets)) for name, tree in after.sets.items()}
-    when = after.when if after.when.names.isdisjoint(first.sets) else fold(substitute(after.when, first.sets))
+    sets = {name: _after(first, tree) for name, tree in after.sets.items()}
+    when = _after(first, after.when)
     if first.when != _TRUE:
         when = first.when if when == _TRUE else Binary("and", first.when, when)
     return _effect(possible(when), tuple(sorted({**first.sets, **sets}.items(), key=_name)))
+
+
+def _after(first: _Effect, tree: Tree) -> Tree:
+    """Return what `tree` is, folded, in terms of what was before `first`."""
+    if tree.names.isdisjoint(first.sets):
+        return tree
+    found = first.known.get(tree)
+    if found is None:
+        found = first.known[tree] = fold(substitute(tree, first.sets))
+    return found
 
 
 def _name(item: tuple[str, Tree]) -> str:

@@ -10,7 +10,7 @@
 #define ENTRY_SLOTS (2u * MOST_ENTRIES)
 #define MOST_OUTCOMES (1u << 20)
 #define MOST_STAGES 1024u
-#define BEFORE 4u /* for each alternative behind an event so many may come about before it */
+#define MADE 4u /* for each of the budget's alternatives so many may be looked at in a step */
 #define MOVES 32u /* slots for each of the budget's alternatives, half of which are used */
 #define KEPT 4u /* a step begins with what earlier ones have worked out, if that takes less than this part of the room */
 #define WORK 32 /* edges that a step may try for each of the budget's alternatives */
@@ -58,18 +58,26 @@ static void clear(struct entries *entries)
 		entries->slots[entries->list[--entries->count].slot] = 0;
 }
 
+/* The slot of the entry with these runs, or the one that it would have. */
+static uint32_t slot_of(const struct entries *entries, const struct alternative *alternative)
+{
+	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % ENTRY_SLOTS;
+
+	while (entries->slots[at] != 0 && !same_runs(&entries->list[entries->slots[at] - 1].alternative, alternative))
+		at = (at + 1) % ENTRY_SLOTS;
+	return at;
+}
+
 static void add(struct machine *machine, struct entries *entries, const struct alternative *alternative, uint32_t valuations)
 {
-	uint32_t at = (uint32_t)hash_words(alternative->runs, alternative->count) % ENTRY_SLOTS, fresh;
+	uint32_t at, fresh;
 	struct entry *entry;
 
 	if (valuations == EMPTY || machine->full)
 		return;
-	for (; entries->slots[at] != 0; at = (at + 1) % ENTRY_SLOTS)
-		if (same_runs(&entries->list[entries->slots[at] - 1].alternative, alternative))
-			break;
+	at = slot_of(entries, alternative);
 	if (entries->slots[at] == 0) {
-		if (entries->count == MOST_ENTRIES || entries->count == (entries == &machine->after_event ? 1 : BEFORE) * machine->budget) {
+		if (entries->count == MOST_ENTRIES || entries->count == MADE * machine->budget) {
 			machine->tired = machine->full = true;
 			return;
 		}
@@ -307,6 +315,21 @@ static const struct moves *find_moves(struct machine *machine, uint32_t mover, u
 	return moves;
 }
 
+/* What comes about silently from another member of the set need not be one: the next step begins with what comes about. */
+static void drop(struct machine *machine, const struct alternative *alternative, uint32_t valuations)
+{
+	uint32_t at = slot_of(&machine->after_event, alternative);
+	struct entry *entry;
+
+	if (machine->after_event.slots[at] == 0)
+		return;
+	entry = &machine->after_event.list[machine->after_event.slots[at] - 1];
+	if (entry == machine->spreading || entry->total == EMPTY || valuations_subtract(machine, entry->total, valuations) != EMPTY)
+		return;
+	entry->total = EMPTY;
+	count_fewest(machine->store, alternative, machine->dropped);
+}
+
 /* Adds what the mover makes of an alternative, of which `rest` is without it. */
 static void move(struct machine *machine, const struct alternative *rest, uint32_t mover, uint32_t valuations, const struct step *step)
 {
@@ -316,7 +339,11 @@ static void move(struct machine *machine, const struct alternative *rest, uint32
 		struct outcome outcome = machine->outcomes[found->first + i];
 		struct alternative alternative = *rest;
 
-		if (outcome.run == NOTHING || insert_run(machine, &alternative, run_of(machine->store, outcome.run)))
+		if (outcome.run != NOTHING && !insert_run(machine, &alternative, run_of(machine->store, outcome.run)))
+			continue;
+		if (machine->spreading != NULL)
+			drop(machine, &alternative, outcome.valuations);
+		else
 			add(machine, step == NULL ? &machine->before_event : &machine->after_event, &alternative, outcome.valuations);
 	}
 }
@@ -471,13 +498,31 @@ static void take_answer(struct machine *machine, const struct entry *entry, cons
 	add(machine, &machine->after_event, &alternative, entry->total);
 }
 
+/* Each is dropped for one that is there at that time, so that in the end every one comes about from one that stays. */
+static void drop_silent(struct machine *machine)
+{
+	for (uint32_t i = 0; i < machine->after_event.count && !machine->full; i++) {
+		machine->spreading = &machine->after_event.list[i];
+		if (machine->spreading->total != EMPTY)
+			move_all(machine, &machine->spreading->alternative, machine->spreading->total, NULL);
+	}
+	machine->spreading = NULL;
+}
+
 /* What was added behind the event. */
 static void list_after(struct machine *machine)
 {
+	drop_silent(machine);
 	for (uint32_t i = 0; i < machine->after_event.count && !machine->full; i++) {
 		struct alternative alternative = machine->after_event.list[i].alternative;
 		uint32_t number;
 
+		if (machine->after_event.list[i].total == EMPTY)
+			continue;
+		if (machine->listed == machine->budget) {
+			machine->tired = machine->full = true;
+			return;
+		}
 		alternative.values = valuations_keep(machine, machine->after_event.list[i].total);
 		number = machine->full ? NOTHING : pool_intern(&machine->store->alternatives, &alternative);
 		if (number == NOTHING)

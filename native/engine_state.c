@@ -5,13 +5,16 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define RUNS_PER_ALTERNATIVE 2 /* distinct ones; they are shared */
+/* What a store holds: room for a guest's whole habit, so that little is looked at twice. */
 #ifndef STORED_SETS
-#define STORED_SETS 8192u
+#define STORED_SETS 16384u
 #endif
 #define STORED_AREAS 4096u
+#define STORED_ALTERNATIVES 64u /* for each of the budget, */
+#define STORED_MEMBERS 256u
+#define STORED_RUNS 32u /* distinct ones; they are shared */
 #define ASSIGNMENTS 16384u /* that are told apart in the workshop */
-#define TRANSITION_BUCKETS 8192u
+#define TRANSITION_BUCKETS 16384u
 #define WAYS 4u
 #define FEW_SLOTS 1024u /* of a pool at first */
 #define APART 8u    /* buckets from one set's first to the next one's */
@@ -46,7 +49,7 @@ static uint32_t power_of_two(uint64_t least)
  * only at first; what was freed once (a policy was reloaded) it hands out again and clears, and every page of it is resident.
  */
 #define LARGE_AREA 65536
-#define STORED 64u /* branches for each alternative of the budget: of the sets that are kept, */
+#define STORED 128u /* branches for each alternative of the budget: of the sets that are kept, */
 #define WORKED 192u /* and in a step */
 #define AREA_HEAD 64 /* holds the size */
 
@@ -182,15 +185,15 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 {
 	const struct run *run = NULL;
 	/* One step from a full set must fit into an empty store, with the sets before and after it. */
-	uint32_t alternatives = 8192 + 16 * machine->budget;
+	uint32_t alternatives = 8192 + STORED_ALTERNATIVES * machine->budget;
 
 	store->set_limit = STORED_SETS;
 	store->set_mask = power_of_two(2ull * STORED_SETS) - 1;
-	store->member_limit = 65536 + 64 * machine->budget;
+	store->member_limit = 65536 + STORED_MEMBERS * machine->budget;
 	store->sets = take(memory, store->set_limit, sizeof *store->sets);
 	store->set_slots = take(memory, store->set_mask + 1ull, sizeof *store->set_slots);
 	store->members = take(memory, store->member_limit, sizeof *store->members);
-	return pool_open(&store->runs, RUNS_PER_ALTERNATIVE * alternatives,
+	return pool_open(&store->runs, 16384 + STORED_RUNS * machine->budget,
 			 offsetof(struct run, local) + machine->local_count * sizeof run->local[0], memory) &&
 	       pool_open(&store->values, alternatives, values_size(machine->protocol), memory) &&
 	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) &&
@@ -232,23 +235,27 @@ static void store_close(struct store *store)
 	give_back(store->members);
 }
 
+void count_fewest(const struct store *store, const struct alternative *alternative, uint8_t *fewest)
+{
+	uint8_t known[SEKISHO_KINDS] = { 0 };
+
+	for (uint32_t i = 0; i < alternative->count; i++)
+		known[run_of(store, alternative->runs[i])->kind] += !run_of(store, alternative->runs[i])->optional;
+	for (int kind = 0; kind < SEKISHO_KINDS; kind++)
+		if (known[kind] < fewest[kind])
+			fewest[kind] = known[kind];
+}
+
 static void describe_set(const struct store *store, struct set *set)
 {
 	memset(set->fewest, UNLIMITED, sizeof set->fewest);
 	set->pending = 0;
 	for (uint32_t i = 0; i < set->count; i++) {
 		const struct alternative *alternative = alternative_of(store, store->members[set->first + i]);
-		uint8_t known[SEKISHO_KINDS] = { 0 };
 
-		for (uint32_t j = 0; j < alternative->count; j++) {
-			const struct run *run = run_of(store, alternative->runs[j]);
-
-			known[run->kind] += !run->optional;
-			set->pending |= run->pending;
-		}
-		for (int kind = 0; kind < SEKISHO_KINDS; kind++)
-			if (known[kind] < set->fewest[kind])
-				set->fewest[kind] = known[kind];
+		count_fewest(store, alternative, set->fewest);
+		for (uint32_t j = 0; j < alternative->count; j++)
+			set->pending |= run_of(store, alternative->runs[j])->pending;
 	}
 }
 
@@ -327,11 +334,14 @@ static void flush(struct machine *machine)
 	machine->flushes++;
 }
 
-/* A new set has been reached: what it proves about the number of open runs. */
+/* A new set has been reached: what it proves about the number of open runs. Fewer may be open where one was dropped. */
 static void account(struct machine *machine, uint32_t number)
 {
-	const struct set *set = &machine->store->sets[number];
+	struct set *set = &machine->store->sets[number];
 
+	for (int kind = 0; kind < SEKISHO_KINDS; kind++)
+		if (machine->dropped[kind] < set->fewest[kind])
+			set->fewest[kind] = machine->dropped[kind];
 	if (set->count > machine->most_alternatives)
 		machine->most_alternatives = set->count;
 	for (int kind = 0; kind < SEKISHO_KINDS; kind++)

@@ -214,6 +214,8 @@ struct machine {
 	uint32_t move_slots, move_count, outcome_count, first_outcome, stage_count, event;
 	bool carried, worn; /* whether the step uses what earlier ones have worked out, and whether the next one must not */
 	uint32_t *queue, queue_first, queued; /* entries before the event with fresh valuations */
+	const struct entry *spreading; /* one behind the event, while those that come about from it are dropped */
+	uint8_t dropped[SEKISHO_KINDS]; /* known open runs by kind, the least over those that were dropped in this step */
 	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
 	struct kept *kept; /* by place in the list */
 	struct { uint32_t values, alternatives; } held; /* by the store when the step began */
@@ -359,6 +361,8 @@ uint64_t hash_words(const uint32_t *words, size_t count);
 /* Interning; NOTHING when full. */
 uint32_t pool_intern(struct pool *pool, const void *record);
 void pool_truncate(struct pool *pool, uint32_t count); /* forgets the newest */
+/* Lowers the numbers of known open runs to those of an alternative. */
+void count_fewest(const struct store *store, const struct alternative *alternative, uint8_t *fewest);
 uint32_t store_set(struct store *store, const uint32_t *sorted, uint32_t count);
 void sort_words(uint32_t *words, uint32_t count);
 

@@ -350,6 +350,7 @@ static void begin_list(struct machine *machine, bool late)
 	machine->held.values = machine->store->values.count;
 	machine->held.alternatives = machine->store->alternatives.count;
 	machine->full = machine->tired = false;
+	memset(machine->dropped, UNLIMITED, sizeof machine->dropped);
 	machine->by_value = false;
 	machine->reason = SEKISHO_REASON_NONE;
 }

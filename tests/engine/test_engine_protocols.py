@@ -483,7 +483,8 @@ def test_past_the_budget_alternatives_are_merged_and_nothing_true_is_denied() ->
                 assert engine.request(write(0, "0x11")) is None
                 assert engine.request(write(value, "0x10")) is None
             assert engine.request(write(0, "0x12")) is not None
-        assert exact.statistics().most_alternatives == 70  # ways to have at most 4 runs of 4 kinds
+        # There are 70 ways to have at most 4 runs of 4 kinds; those that come about silently from others are not kept.
+        assert 16 <= exact.statistics().most_alternatives < 70
         assert exact.statistics().merges == 0
         assert merged.statistics().most_alternatives <= 4
         assert merged.statistics().merges > 0

@@ -25,6 +25,7 @@ from sekisho.protocol.ceilings import decide
 from sekisho.protocol.control import control
 from sekisho.protocol.expand import expand
 from sekisho.protocol.facts import Facts
+from sekisho.protocol.idle import forget_idle
 from sekisho.protocol.instance import one_instance, ports
 from sekisho.protocol.limits import drop_limits
 from sekisho.protocol.minimise import minimise
@@ -154,7 +155,7 @@ def _protocol(
         method=analysis.method,
     )
     late = bool(program.globals)
-    small = minimise(drop_limits(decide(protocol)), late_openings=late)
+    small = forget_idle(minimise(drop_limits(decide(protocol)), late_openings=late))
     # Conditions that were composed may be decided where their parts were not.
     return ordered(minimise(decide(small), late_openings=late), program.together)
 

@@ -24,9 +24,15 @@ def drop_limits(protocol: Protocol) -> Protocol:
     given = {each.name for each in protocol.globals} | bound | {"value", "address"}
     trees = [(name, fold(parse(text))) for name, text in texts]
     plain = [(name, fold(_numbers(tree))) for name, tree in trees]
-    rewriter = _Rewriter(frozenset(_informed(trees, given) - _informed(plain, given)))
+    return without_variables(protocol, frozenset(_informed(trees, given) - _informed(plain, given)))
+
+
+def without_variables(protocol: Protocol, unknown: Set[str]) -> Protocol:
+    """Return the protocol without these variables and without limits: what is computed from them is ANY."""
+    rewriter = _Rewriter(unknown)
     return replace(
         protocol,
+        globals=tuple(each for each in protocol.globals if each.name not in unknown),
         nodes=tuple(
             replace(node, value=rewriter.value(node.value), edges=rewriter.edges(node.edges)) for node in protocol.nodes
         ),
@@ -52,7 +58,7 @@ def _informed(assignments: Iterable[tuple[str, Tree]], given: Set[str]) -> set[s
 
 @dataclass(slots=True)
 class _Rewriter:
-    """Rewrites expressions, each once; `unknown` are the locals that become ANY."""
+    """Rewrites expressions, each once: without limits; `unknown` are the variables that become ANY."""
 
     unknown: Set[str]
     seen: dict[str, str] = field(default_factory=dict)

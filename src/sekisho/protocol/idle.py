@@ -1,0 +1,26 @@
+"""Takes globals out of a protocol that say only that nothing was done yet.
+
+Once such a global has been assigned ANY, it is never known to be anything but what it was at first. What it decides is
+over soon, but a run that assigns it can be told from one that has not begun, for ever after.
+"""
+
+from sekisho.protocol.draft import ANY
+from sekisho.protocol.expression import Constant, parse
+from sekisho.protocol.folding import fold
+from sekisho.protocol.limits import without_variables
+from sekisho.protocol.model import Protocol
+
+
+def forget_idle(protocol: Protocol) -> Protocol:
+    """Return the protocol without globals that hold their initial value or ANY, and nothing else."""
+    initial = {each.name: [Constant(value) for value in each.initial] for each in protocol.globals}
+    told = {name for signal in protocol.signals for name in signal.set}
+    lost: set[str] = set()
+    ways = [*(node.edges for node in protocol.nodes), *(entry.edges for entry in protocol.entries)]
+    for name, text in {(name, text) for own in ways for edge in own for name, text in edge.set.items()}:
+        tree = fold(parse(text))
+        if tree == ANY:
+            lost.add(name)
+        elif tree not in initial.get(name, ()):
+            told.add(name)
+    return without_variables(protocol, frozenset(lost & initial.keys() - told))

@@ -85,6 +85,7 @@ static void add(struct machine *machine, struct entries *entries, const struct a
 		entry->alternative = *alternative;
 		entry->alternative.values = 0;
 		entry->slot = at;
+		entry->from = NOTHING;
 		entry->total = entry->fresh = EMPTY;
 		entries->slots[at] = entries->count;
 	}
@@ -316,18 +317,17 @@ static const struct moves *find_moves(struct machine *machine, uint32_t mover, u
 }
 
 /* What comes about silently from another member of the set need not be one: the next step begins with what comes about. */
-static void drop(struct machine *machine, const struct alternative *alternative, uint32_t valuations)
+static void derive(struct machine *machine, const struct alternative *alternative, uint32_t valuations)
 {
-	uint32_t at = slot_of(&machine->after_event, alternative);
-	struct entry *entry;
+	const struct entries *entries = &machine->after_event;
+	uint32_t at = entries->slots[slot_of(entries, alternative)], root = machine->spreading;
 
-	if (machine->after_event.slots[at] == 0)
+	if (at-- == 0 || entries->list[at].from != NOTHING || valuations_subtract(machine, entries->list[at].total, valuations) != EMPTY)
 		return;
-	entry = &machine->after_event.list[machine->after_event.slots[at] - 1];
-	if (entry == machine->spreading || entry->total == EMPTY || valuations_subtract(machine, entry->total, valuations) != EMPTY)
-		return;
-	entry->total = EMPTY;
-	count_fewest(machine->store, alternative, machine->dropped);
+	while (entries->list[root].from != NOTHING)
+		root = entries->list[root].from;
+	if (root != at)
+		entries->list[at].from = machine->spreading;
 }
 
 /* Adds what the mover makes of an alternative, of which `rest` is without it. */
@@ -341,8 +341,8 @@ static void move(struct machine *machine, const struct alternative *rest, uint32
 
 		if (outcome.run != NOTHING && !insert_run(machine, &alternative, run_of(machine->store, outcome.run)))
 			continue;
-		if (machine->spreading != NULL)
-			drop(machine, &alternative, outcome.valuations);
+		if (machine->spreading != NOTHING)
+			derive(machine, &alternative, outcome.valuations);
 		else
 			add(machine, step == NULL ? &machine->before_event : &machine->after_event, &alternative, outcome.valuations);
 	}
@@ -422,6 +422,7 @@ static void gather(struct machine *machine, const struct set *set)
 		machine->worn = false;
 	}
 	machine->event++;
+	machine->spreading = NOTHING;
 	clear(&machine->before_event);
 	clear(&machine->after_event);
 	machine->queue_first = machine->queued = 0;
@@ -498,27 +499,22 @@ static void take_answer(struct machine *machine, const struct entry *entry, cons
 	add(machine, &machine->after_event, &alternative, entry->total);
 }
 
-/* Each is dropped for one that is there at that time, so that in the end every one comes about from one that stays. */
-static void drop_silent(struct machine *machine)
-{
-	for (uint32_t i = 0; i < machine->after_event.count && !machine->full; i++) {
-		machine->spreading = &machine->after_event.list[i];
-		if (machine->spreading->total != EMPTY)
-			move_all(machine, &machine->spreading->alternative, machine->spreading->total, NULL);
-	}
-	machine->spreading = NULL;
-}
-
-/* What was added behind the event. */
+/* What was added behind the event, but for what comes about from the rest. */
 static void list_after(struct machine *machine)
 {
-	drop_silent(machine);
+	for (uint32_t i = 0; i < machine->after_event.count && !machine->full; i++) {
+		machine->spreading = i;
+		move_all(machine, &machine->after_event.list[i].alternative, machine->after_event.list[i].total, NULL);
+	}
+	machine->spreading = NOTHING;
 	for (uint32_t i = 0; i < machine->after_event.count && !machine->full; i++) {
 		struct alternative alternative = machine->after_event.list[i].alternative;
 		uint32_t number;
 
-		if (machine->after_event.list[i].total == EMPTY)
+		if (machine->after_event.list[i].from != NOTHING) {
+			count_fewest(machine->store, &alternative, machine->dropped);
 			continue;
+		}
 		if (machine->listed == machine->budget) {
 			machine->tired = machine->full = true;
 			return;

@@ -133,6 +133,7 @@ struct entry {
 	struct alternative alternative; /* without values */
 	uint32_t total, fresh;
 	uint32_t slot; /* of the table of entries */
+	uint32_t from; /* behind an event: another from which this one comes about silently, or NOTHING */
 };
 
 /* What a mover (see engine_exact.c) makes of some valuations: `count` outcomes. */
@@ -214,8 +215,8 @@ struct machine {
 	uint32_t move_slots, move_count, outcome_count, first_outcome, stage_count, event;
 	bool carried, worn; /* whether the step uses what earlier ones have worked out, and whether the next one must not */
 	uint32_t *queue, queue_first, queued; /* entries before the event with fresh valuations */
-	const struct entry *spreading; /* one behind the event, while those that come about from it are dropped */
-	uint8_t dropped[SEKISHO_KINDS]; /* known open runs by kind, the least over those that were dropped in this step */
+	uint32_t spreading; /* one behind the event, while those that come about from it are found; else NOTHING */
+	uint8_t dropped[SEKISHO_KINDS]; /* known open runs by kind, the least over those behind the event that were not kept */
 	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
 	struct kept *kept; /* by place in the list */
 	struct { uint32_t values, alternatives; } held; /* by the store when the step began */

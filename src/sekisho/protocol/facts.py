@@ -247,6 +247,8 @@ class Observer(Interpreter):
     def _call(self, node: Node, state: State, call: object, target: Value | None) -> None:
         if call.target is None and call.extern is None:  # type: ignore[attr-defined]
             found = None if target is None else state.abstract(target).members(LISTED)
+            if found is None and self._paravirtual(target):
+                found = [-1]  # none of the driver's
             here = node.stretch.address
             before = self.callees.get(here, frozenset())
             self.callees[here] = None if found is None or before is None else before | frozenset(found)

@@ -241,7 +241,8 @@ def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> boo
     """Whether no other run can tell when these moves are made.
 
     Taking a mutex (`locks` is "1") may be put off, and giving it back ("0") brought forward: while a run holds it no
-    other run can look at it (R. J. Lipton, "Reduction", CACM 18 (12), 1975: right movers and left movers).
+    other run can look at it (R. J. Lipton, "Reduction", CACM 18 (12), 1975: right movers and left movers). So may what
+    says that the driver is there: no run looks for it not to be there while an init run is open.
     """
     return all(_unnoticed(move.effect, tracked, locks) for move in moves)
 
@@ -249,7 +250,11 @@ def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> boo
 @lru_cache(maxsize=_REMEMBERED)
 def _unnoticed(effect: _Effect, tracked: frozenset[str], locks: str) -> bool:
     touched = effect.variables & tracked - (_STEADY - effect.sets.keys())
-    return all(name.endswith(HELD) and name in effect.sets and write(effect.sets[name]) == locks for name in touched)
+    assigned = {name: write(effect.sets[name]) for name in touched & effect.sets.keys()}
+    return len(assigned) == len(touched) and all(
+        text == locks if name.endswith(HELD) else name in _STEADY and text == "1" and locks == "0"
+        for name, text in assigned.items()
+    )
 
 
 def open_late(

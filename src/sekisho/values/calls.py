@@ -34,9 +34,8 @@ class Calls(Externs):
             return
         found = None if target is None else state.abstract(target).members(ENUMERATE)
         if found is None:
-            source = "" if target is None or isinstance(target, int) else self.sources.get(target, "")
-            if source.startswith("pv_ops"):
-                self._extern(node, state, call, source, back)
+            if operation := self._paravirtual(target):
+                self._extern(node, state, call, operation, back)
                 return
             why = "" if target is None else state.abstract(target).why
             if target is None or (why and not why.endswith("belongs to the kernel")):
@@ -52,6 +51,11 @@ class Calls(Externs):
                 self._extern(node, state, call, self.memory.name(number), back)
             elif number > 0xFFF:
                 self._extern(node, state, call, f"the address {number:#x}", back)
+
+    def _paravirtual(self, target: Value | None) -> str:
+        """Return which of the kernel's paravirtual operations it is, "" if it is none (Linux: paravirt_types.h)."""
+        source = "" if target is None or isinstance(target, int) else self.sources.get(target, "")
+        return source if source.startswith("pv_ops") else ""
 
     def _enter(self, node: Node, state: State, call: Call, target: int, back: int | None) -> None:
         """Enter a function: in a context of its own where that pays (see `_exact`), else in that of its call site."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from random import Random
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,10 +22,12 @@ from sekisho.engine.native import Engine, Origin
 from sekisho.engine.residue import Residue, Witness
 from sekisho.policy import Policy
 from sekisho.policy.address import parse_ranges
-from sekisho.protocol.model import Edge, Entry, Node
+from sekisho.protocol.model import Edge, Entry, Node, Protocol
 from sekisho.trace import Code, Event, Interrupt, Record
 from sekisho.trace.locate import SiteMap
 from sekisho.trace.mutate import OPERATORS, Mutation, rebased, splice
+
+T = TypeVar("T")
 
 WITHIN = 64
 """A mutant counts as denied if an event of the next so many at guarded addresses is."""
@@ -54,6 +57,13 @@ class _Mutant:
         yield from self.mutation.instead
         tail = trace if self.mutation.trace is None else self.mutation.trace
         yield from _from(tail, self.mutation.resume)
+
+
+class _Look(Struct):
+    """Whether a mutant is denied, and the sites that may have made the request that is not the driver's."""
+
+    denied: bool
+    named: list[int]
 
 
 @dataclass(slots=True)
@@ -202,6 +212,42 @@ def _at_device(records: Iterable[Record], guarded: frozenset[int]) -> Iterator[E
             yield record
 
 
+def _apart(judge: Callable[[], T], kind: type[T]) -> T:
+    """Return what `judge` returns in a child, so that what it does to an engine is done there only."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            os.write(writing, msgspec.json.encode(judge()))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        told = file.read()
+    os.waitpid(child, 0)
+    return msgspec.json.decode(told, type=kind)
+
+
+def _told_apart(policy: Policy) -> Policy:
+    """Return the policy with a site for each place, so that a claim of a site is one of a place.
+
+    Such claims are heard only where the policy matches by ip; requests of which no site is claimed are judged by
+    sequence there, too.
+    """
+    return replace(policy, match="ip", protocols=tuple(map(_with_sites, policy.protocols)))
+
+
+def _with_sites(protocol: Protocol) -> Protocol:
+    places = [node for node in protocol.nodes if node.site is not None]
+    numbers = {node.id: number for number, node in enumerate(places)}
+    return replace(
+        protocol,
+        sites=tuple(protocol.sites[node.site] for node in places if node.site is not None),
+        nodes=tuple(replace(node, site=numbers.get(node.id)) for node in protocol.nodes),
+    )
+
+
 class _Player:
     """An engine with the places of the drivers' code, fed with records; mutants are played by its children."""
 
@@ -216,9 +262,11 @@ class _Player:
         stateless: bool,
     ) -> None:
         self._stateless = stateless
+        self._by_ip = policy.match == "ip"
+        if explain and not self._by_ip:
+            policy = _told_apart(policy)
         self._engine = Engine(policy)
         self._sites = SiteMap(policy.protocols)
-        self._by_ip = policy.match == "ip"
         self._scope = frozenset(scope)
         self._tallies, self._name = tallies, name
         self._witness = Witness(self._engine, policy) if explain else None
@@ -233,10 +281,10 @@ class _Player:
             self._reap()
         self._engine.close()
 
-    def play(self, record: Record) -> bool:
-        """Feed a record; whether it was denied."""
+    def play(self, record: Record, claimed: int | None = None) -> bool:
+        """Feed a record; whether it was denied. `claimed` is the number of the site that is to have made it, if any."""
         if isinstance(record, Event):
-            site = self._sites.find(record) if self._by_ip else None
+            site = self._sites.find(record) if self._by_ip else claimed
             judged = self._by_ip and self._sites.located and record.ip is not None
             origin = Origin.ELSEWHERE if judged and site is None else None
             return self._engine.judge(record, site, origin) is not None
@@ -282,7 +330,30 @@ class _Player:
             self._tallies[kind].residue[residue] += 1
 
     def _outcome(self, mutant: _Mutant, records: Sequence[Record]) -> tuple[bool, Residue | None]:
-        """Play a mutant: whether it was denied in time, and if not, what explained it."""
+        """Play a mutant: whether it was denied in time, and if not, what explained it until then."""
+        if self._witness is None:
+            return self._follow(mutant, records)
+        seen = _apart(partial(self._look, mutant, records), _Look)
+        if seen.denied:
+            return True, None
+        # Most of what explains the request by itself cannot go on to what follows.
+        lasting = [each for each in seen.named if not _apart(partial(self._look, mutant, records, each), _Look).denied]
+        return self._follow(mutant, records, explained_by=lasting, witness=self._witness)
+
+    def _look(self, mutant: _Mutant, records: Sequence[Record], claimed: int | None = None) -> _Look:
+        denied, _ = self._follow(mutant, records, claimed=claimed, witness=self._witness)
+        return _Look(denied, [] if self._witness is None else self._witness.named)
+
+    def _follow(
+        self,
+        mutant: _Mutant,
+        records: Sequence[Record],
+        *,
+        claimed: int | None = None,
+        explained_by: Collection[int] | None = None,
+        witness: Witness | None = None,
+    ) -> tuple[bool, Residue | None]:
+        """Play on as long as it matters. The first request that is not the driver's is `claimed` to be of that site."""
         original = _at_device(_from(records, mutant.at), self._scope)
         left, same, residue = WITHIN, True, None
         for record in mutant.records(records):
@@ -290,20 +361,18 @@ class _Player:
                 if self.play(record):
                     return True, None
                 continue
-            asked = expected = None
-            if self._witness is not None and same:
+            expected, differs = None, False
+            if same:
                 expected = next(original, None)
-                same = record == expected
-                asked = None if same else self._witness
-            if asked is not None:
-                asked.before(record)
-            if self.play(record):
+                differs = record != expected
+                same = not differs
+            if differs and witness is not None:
+                witness.before(record)
+            if self.play(record, claimed if differs else None):
                 return True, None
-            if asked is not None:
-                residue = asked.after(record, expected)
+            if differs and witness is not None:
+                residue = witness.after(record, expected, explained_by)
             left -= 1
             if not left:
                 break
-        if self._witness is None:
-            return False, None
-        return False, None if residue is None else self._witness.final(residue)
+        return False, None if residue is None or witness is None else witness.final(residue)

@@ -5,6 +5,7 @@ The engine tells which runs may be open when it denies something, and a denied r
 by a request that no driver makes, before and after.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 from msgspec import Struct
@@ -46,6 +47,10 @@ class Witness:
                 for edge in source.edges:
                     self._sources.setdefault((protocol.name, edge.to), []).append((source, edge))
         self._owned = {device.space: parse_ranges(device.guarded, device.space) for device in policy.devices}
+        # Sites are counted through all protocols, as in the engine's table.
+        counts = [len(protocol.sites) for protocol in self._protocols]
+        self._first = {each.name: sum(counts[:at]) for at, each in enumerate(self._protocols)}
+        self.named: list[int] = []
         self._open: tuple[tuple[str, str], ...] = ()
         self._merges = 0
 
@@ -54,12 +59,21 @@ class Witness:
         self._open = self._runs(event)
         self._merges = self._engine.statistics().merges
 
-    def after(self, event: Event, original: Event | None) -> Residue:
-        """Say what explained the request that was just allowed where the driver made `original`."""
+    def after(self, event: Event, original: Event | None, sites: Collection[int] | None = None) -> Residue:
+        """Say what explained the request that was just allowed where the driver made `original`.
+
+        `sites` are the numbers of those that can have made it, where more is known than the engine says. The sites of
+        all runs that the engine names are `named` afterwards.
+        """
         found: list[Residue] = []
+        self.named = []
         for kind, name in self._runs(event):
             for protocol, node in self._nodes.get(name, ()):
-                if self._made(protocol, node, event):
+                if not self._made(protocol, node, event):
+                    continue
+                number = self._first[protocol.name] + (node.site or 0)
+                self.named.append(number)
+                if not sites or number in sites:
                     found.append(self._judge(protocol, node, f"{kind} at {name}", event, original))
         # One explanation without a loss is enough: then the driver could do it.
         exact = [each for each in found if each.kind == "driver"]

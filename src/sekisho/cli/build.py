@@ -55,6 +55,15 @@ def build(
             "repeated.",
         ),
     ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65536,
+            help="How many explanations of the past are followed at most: fewer are faster, and enforce less of the "
+            "order where the driver does much at a time. 1024, or 4096 with --guards.",
+        ),
+    ] = None,
 ) -> None:
     """Derive a policy from the binaries of a virtual machine's drivers.
 
@@ -93,7 +102,7 @@ def build(
         on_denial=on_denial,
         match=match,
         firmware=firmware,
-        budget=GUARDED_BUDGET if guards else DEFAULT_BUDGET,
+        budget=budget or (GUARDED_BUDGET if guards else DEFAULT_BUDGET),
         devices=devices,
         protocols=tuple(protocols),
     )

@@ -1,8 +1,8 @@
 """The lab's mimicry attacks against a protocol, judged by the events alone: which of their requests are denied.
 
-They are recorded in a guest without a filter, where all of them do harm. Then each is judged by an engine that has seen
-the driver being loaded, as in the recording, and nothing else. The recording is kept in the cache; the policy is that
-of Debian's floppy.ko with guards (ioctls and unloading allowed for), or the one that SEKISHO_BENCH_POLICY names.
+They are recorded in a guest without a filter, where all of them do harm. Then one engine judges them all, one after the
+other, with the driver unloaded and loaded again between them, as in the recording. The recording is kept in the cache;
+the policy is that of Debian's floppy.ko with guards, ioctls unused, or the one that SEKISHO_BENCH_POLICY names.
 """
 
 import os
@@ -14,11 +14,12 @@ from msgspec.structs import replace
 from bench.engine import Figures, floppy_policy
 from sekisho.engine import Engine
 from sekisho.lab import attack, cache, debian, floppy, mimic
-from sekisho.policy import Policy, read
+from sekisho.policy import read
 from sekisho.trace import Event, Interrupt, Record
 from sekisho.trace import read as read_trace
 
-_OPTIONS = ("--unused", "floppy_shutdown", "--unused", "floppy_resume", "--always", "use_virtual_dma=0")
+_UNUSED = ("floppy_shutdown", "floppy_resume", "fd_ioctl", "fd_compat_ioctl")
+_OPTIONS = (*(word for name in _UNUSED for word in ("--unused", name)), "--always", "use_virtual_dma=0")
 _KERNEL_SPACE = 0xFFFF800000000000
 
 
@@ -28,8 +29,10 @@ def measure() -> Figures:
     policy = read(Path(named)) if named else floppy_policy("--guards", *_OPTIONS)
     policy = replace(policy, match="sequence")
     figures: Figures = {"source": named or "Debian's floppy.ko with guards"}
-    for name, (load, aimed) in zip(mimic.names(), _segments(_trace()), strict=True):
-        figures[name] = _judged(name, policy, load, aimed)
+    with Engine(policy) as engine:
+        for name, (load, aimed) in zip(mimic.names(), _segments(_trace()), strict=True):
+            figures[name] = _judged(name, engine, load, aimed)
+        figures["explanations merged"] = engine.statistics().merges
     return figures
 
 
@@ -55,24 +58,23 @@ def _segments(path: Path) -> Iterator[tuple[list[Record], list[Record]]]:
             now.append(record)
 
 
-def _judged(name: str, policy: Policy, load: list[Record], aimed: list[Record]) -> str:
+def _judged(name: str, engine: Engine, load: list[Record], aimed: list[Record]) -> str:
     owned = attack.guards("isa-fdc")
-    with Engine(policy) as engine:
-        wrong = 0
-        for record in load:
-            if isinstance(record, Interrupt):
-                engine.signal(record.line, record.level)
-            # What is not the kernel's is the firmware's, before it.
-            elif isinstance(record, Event) and record.ip is not None and record.ip >= _KERNEL_SPACE:
-                wrong += engine.judge(record) is not None
-        events = []
-        for record in aimed:
-            if isinstance(record, Interrupt):
-                engine.signal(record.line, record.level)
-            elif isinstance(record, Event) and record.address in owned:
-                verdict = "allow" if engine.judge(record) is None else "deny"
-                found = {"address": record.address, "direction": record.direction, "data": record.data}
-                events.append({**found, "width": record.width, "verdict": verdict})
+    wrong = 0
+    for record in load:
+        if isinstance(record, Interrupt):
+            engine.signal(record.line, record.level)
+        # What is not the kernel's is the firmware's, before it.
+        elif isinstance(record, Event) and record.ip is not None and record.ip >= _KERNEL_SPACE:
+            wrong += engine.judge(record) is not None
+    events = []
+    for record in aimed:
+        if isinstance(record, Interrupt):
+            engine.signal(record.line, record.level)
+        elif isinstance(record, Event) and record.address in owned:
+            verdict = "allow" if engine.judge(record) is None else "deny"
+            found = {"address": record.address, "direction": record.direction, "data": record.data}
+            events.append({**found, "width": record.width, "verdict": verdict})
     report = mimic.judge(name, events)
     harm = "did harm" if report.harm else "no harm"
     loaded = f"; {wrong} of the driver's own were denied" if wrong else ""

@@ -327,7 +327,7 @@ static void derive(struct machine *machine, const struct alternative *alternativ
 	while (entries->list[root].from != NOTHING)
 		root = entries->list[root].from;
 	if (root != at)
-		entries->list[at].from = machine->spreading;
+		entries->list[at].from = root;
 }
 
 /* Adds what the mover makes of an alternative, of which `rest` is without it. */

@@ -40,6 +40,7 @@ def test_a_global_is_forgotten_that_is_unknown_once_it_is_assigned(
     )
     use = next(entry for entry in found.entries if entry.name == "use")
     assert [each.name for each in found.globals] == ["size"] * kept
+    assert [(note.name, note.at) for note in found.widened] == [("global", "size")] * (not kept)
     assert use.edges == (Edge("place", "not (size == 0)" if kept else ""),)
     assert found.nodes[0].value == Expression(("size" if kept else "ANY",))
     assert all(kept or edge.set == {} for entry in found.entries for edge in entry.edges)

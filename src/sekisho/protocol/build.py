@@ -151,7 +151,7 @@ def _protocol(
             *((BASE_AT_RANGE,) if any(rule.assumed for rule in found.values()) else ()),
             Note("slots", "no more runs of a kind are open at once than the slots say"),
         ),
-        widened=(*widened, *cut, *notes, *lost),
+        widened=(*widened, *cut, *notes, *lost, *program.dropped),
         method=analysis.method,
     )
     late = bool(program.globals)

@@ -4,11 +4,15 @@ Once such a global has been assigned ANY, it is never known to be anything but w
 over soon, but a run that assigns it can be told from one that has not begun, for ever after.
 """
 
+from msgspec.structs import replace
+
 from sekisho.protocol.draft import ANY
 from sekisho.protocol.expression import Constant, parse
 from sekisho.protocol.folding import fold
 from sekisho.protocol.limits import without_variables
-from sekisho.protocol.model import Protocol
+from sekisho.protocol.model import Note, Protocol
+
+_WHY = "conditions on it are not followed: once assigned it is as it was, or unknown"
 
 
 def forget_idle(protocol: Protocol) -> Protocol:
@@ -23,4 +27,6 @@ def forget_idle(protocol: Protocol) -> Protocol:
             lost.add(name)
         elif tree not in initial.get(name, ()):
             told.add(name)
-    return without_variables(protocol, frozenset(lost & initial.keys() - told))
+    idle = lost & initial.keys() - told
+    notes = tuple(Note("global", _WHY, at=name) for name in sorted(idle))
+    return replace(without_variables(protocol, idle), widened=(*protocol.widened, *notes))

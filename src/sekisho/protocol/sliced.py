@@ -23,7 +23,7 @@ from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import fold
 from sekisho.protocol.later import Limits, index_limits
 from sekisho.protocol.lists import Lists, lists
-from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Signal, Value
+from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Note, Signal, Value
 from sekisho.protocol.ranking import chosen_together, rank, written
 from sekisho.protocol.registers import RESULT, names_of_register
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
@@ -66,6 +66,8 @@ class Sliced:
     """Whether lists are followed."""
     together: frozenset[str] = frozenset()
     """Globals whose values go together: they were computed from one row of a table."""
+    dropped: tuple[Note, ...] = ()
+    """The globals that decide something and are not followed, and why."""
 
 
 def sliced(
@@ -97,6 +99,7 @@ def sliced(
     followed: frozenset[str] | None = None
     sent: list[str] = []
     buffered: list[str] = []
+    deciding: list[str] = []
     fields = _fields(facts, cells, numbers, rules, names_of, circles, bound, without, indices, heads, places)
     parts = {
         name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
@@ -130,6 +133,7 @@ def sliced(
         taken = [name for name in worth if places.holds(parts[name][0])]
         chosen = [*taken, *[name for name in worth if name not in taken][:MOST_GLOBALS]]
         if followed is None:
+            deciding = worth
             sent = written(parts, draft)
             buffered = [name for name in sent if name not in chosen][:MOST_WRITTEN]
         used = frozenset([*chosen, *buffered])
@@ -147,7 +151,15 @@ def sliced(
     choose(draft, parts.keys())
     result = _write(facts, cells, parts, context, draft, followed, tuple(lines))
     tracked = [each.name for each in result.globals]
-    return replace(result, residual=simplify(result.residual, tracked), together=together)
+    dropped = tuple(_dropped(name, at) for at, name in enumerate(deciding) if name not in tracked)
+    return replace(result, residual=simplify(result.residual, tracked), together=together, dropped=dropped)
+
+
+def _dropped(name: str, rank: int) -> Note:
+    """Say why a global is not followed that was the `rank`-th (from 0) of those that decide something."""
+    many = f"others decide more, and {MOST_GLOBALS} are followed"
+    why = many if rank >= MOST_GLOBALS else "what it holds is not known"
+    return Note("global", f"conditions on it are not followed: {why}", at=name)
 
 
 def _fields(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sekisho.protocol.minimise import minimise
-from sekisho.protocol.model import END, Edge, Entry, Global, Node, Protocol
+from sekisho.protocol.model import END, REGISTERED, Edge, Entry, Global, Node, Protocol
 from tests.protocol.languages import Word, language
 
 
@@ -71,5 +71,20 @@ def test_a_silent_node_stays_where_others_could_notice_when_it_is_passed(
         program,
         globals=tuple(map(Global, tracked)),
         entries=(Entry("e", "task", (Edge("s", when="g == 1"), Edge(END, set={"g": "1"}))),),
+    )
+    assert {node.id for node in minimise(guarded).nodes} == left
+
+
+@pytest.mark.parametrize(("flag", "left"), [("g", {"s", "p"}), (REGISTERED, {"p"})])
+def test_what_says_that_the_driver_is_there_may_be_said_sooner(flag: str, left: set[str]) -> None:
+    program = protocol(["p"], {"p": (0, []), "s": (None, [])})
+    guarded = replace(
+        program,
+        globals=(Global("done"), Global(flag)),
+        entries=(*program.entries, Entry("f", "task", (Edge("p", when=f"{flag} == 1 and done == 1"),))),
+        nodes=(
+            Node("p", site=0, edges=(Edge("s", set={"done": "1"}),)),
+            Node("s", edges=(Edge(END, set={flag: "1"}),)),
+        ),
     )
     assert {node.id for node in minimise(guarded).nodes} == left

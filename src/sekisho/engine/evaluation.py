@@ -336,13 +336,13 @@ class _Player:
         seen = _apart(partial(self._look, mutant, records), _Look)
         if seen.denied:
             return True, None
-        # Most of what explains the request by itself cannot go on to what follows.
+        # Most of what explains the request by itself cannot go on to what follows. (By ip its place is known.)
         lasting = [each for each in seen.named if not _apart(partial(self._look, mutant, records, each), _Look).denied]
         return self._follow(mutant, records, explained_by=lasting, witness=self._witness)
 
     def _look(self, mutant: _Mutant, records: Sequence[Record], claimed: int | None = None) -> _Look:
         denied, _ = self._follow(mutant, records, claimed=claimed, witness=self._witness)
-        return _Look(denied, [] if self._witness is None else self._witness.named)
+        return _Look(denied, [] if self._witness is None or self._by_ip else self._witness.named)
 
     def _follow(
         self,

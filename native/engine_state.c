@@ -13,6 +13,7 @@
 #define STORED_ALTERNATIVES 64u /* for each of the budget, */
 #define STORED_MEMBERS 256u
 #define STORED_RUNS 32u /* distinct ones; they are shared */
+#define STORED_BRANCHES 128u
 #define ASSIGNMENTS 16384u /* that are told apart in the workshop */
 #define TRANSITION_BUCKETS 16384u
 #define WAYS 4u
@@ -49,8 +50,7 @@ static uint32_t power_of_two(uint64_t least)
  * only at first; what was freed once (a policy was reloaded) it hands out again and clears, and every page of it is resident.
  */
 #define LARGE_AREA 65536
-#define STORED 128u /* branches for each alternative of the budget: of the sets that are kept, */
-#define WORKED 192u /* and in a step */
+#define WORKED 192u /* branches for each alternative of the budget, in a step */
 #define AREA_HEAD 64 /* holds the size */
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -197,7 +197,7 @@ static bool store_open(struct store *store, const struct machine *machine, uint6
 			 offsetof(struct run, local) + machine->local_count * sizeof run->local[0], memory) &&
 	       pool_open(&store->values, alternatives, values_size(machine->protocol), memory) &&
 	       pool_open(&store->alternatives, alternatives, sizeof(struct alternative), memory) &&
-	       pool_open(&store->branches, branches_of(machine, STORED), sizeof(struct branch), memory) &&
+	       pool_open(&store->branches, branches_of(machine, STORED_BRANCHES), sizeof(struct branch), memory) &&
 	       pool_open(&store->areas, STORED_AREAS, (machine->protocol->node_count / 32 + 1) * sizeof(uint32_t), memory) &&
 	       store->sets != NULL &&
 	       store->set_slots != NULL && store->members != NULL;

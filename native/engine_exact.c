@@ -22,28 +22,28 @@ bool is_silent(const struct machine *machine, const struct table_edge *edge)
 
 /* ---- what an edge looks at ---- */
 
-static uint64_t writes_of(const struct machine *machine, uint32_t first, uint32_t count)
+static global_set writes_of(const struct machine *machine, uint32_t first, uint32_t count)
 {
-	uint64_t writes = 0;
+	global_set writes = 0;
 
 	for (uint32_t i = first; i < first + count; i++)
 		if (machine->table->sets[i].target & TABLE_GLOBAL_FLAG)
-			writes |= 1ull << (machine->table->sets[i].target & ~TABLE_GLOBAL_FLAG);
+			writes |= just_global(machine->table->sets[i].target & ~TABLE_GLOBAL_FLAG);
 	return writes;
 }
 
-static uint64_t reads_of(const struct machine *machine, uint32_t first, uint32_t count)
+static global_set reads_of(const struct machine *machine, uint32_t first, uint32_t count)
 {
-	uint64_t reads = 0;
+	global_set reads = 0;
 
 	for (uint32_t i = first; i < first + count; i++)
 		reads |= expression_globals(machine->table, machine->table->sets[i].code);
 	return reads;
 }
 
-static uint64_t rule_reads(const struct machine *machine, const struct table_node *node)
+static global_set rule_reads(const struct machine *machine, const struct table_node *node)
 {
-	uint64_t reads = 0;
+	global_set reads = 0;
 
 	for (uint32_t i = 0; node->value_kind == VALUE_EXPRESSION && i < node->value[1]; i++)
 		reads |= expression_globals(machine->table, machine->table->constants[node->value[0] + i]);
@@ -254,7 +254,7 @@ static void begin_unknown(struct machine *machine, uint32_t kind, uint32_t valua
 
 	for (uint32_t i = 0; i < count && !machine->full; i++) {
 		const struct table_edge *edge = &machine->table->edges[edges[i]];
-		uint64_t writes = machine->edge_writes[edges[i] - machine->protocol->edges];
+		global_set writes = machine->edge_writes[edges[i] - machine->protocol->edges];
 		struct run run;
 
 		if (edge->from & TABLE_ENTRY_FLAG || !(machine->table->nodes[edge->from].kinds >> kind & 1) ||

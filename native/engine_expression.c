@@ -228,16 +228,16 @@ bool expression_check(const struct table *table, uint32_t offset, uint32_t globa
 }
 
 /* The tracked globals that the chunk looks at. */
-uint64_t expression_globals(const struct table *table, uint32_t offset)
+global_set expression_globals(const struct table *table, uint32_t offset)
 {
 	const uint8_t *at = table->code + offset + 2, *end = at + load16(table->code + offset);
-	uint64_t globals = 0;
+	global_set globals = 0;
 
 	while (at < end) {
 		uint8_t operation = *at++;
 
 		if (operation == OP_GLOBAL)
-			globals |= 1ull << load16(at);
+			globals |= just_global(load16(at));
 		if (operation == OP_CONSTANT)
 			at += 4;
 		else if (operation == OP_GLOBAL || operation == OP_LOCAL)

@@ -354,17 +354,17 @@ static void close_walk(struct walk *walk)
 }
 
 /* The globals that silent steps assign. */
-static uint64_t find_shifting(const struct machine *machine)
+static global_set find_shifting(const struct machine *machine)
 {
 	const struct table_protocol *protocol = machine->protocol;
-	uint64_t shifting = 0;
+	global_set shifting = 0;
 
 	for (uint32_t i = protocol->edges; i < protocol->edges + protocol->edge_count; i++) {
 		const struct table_edge *edge = &machine->table->edges[i];
 
 		for (uint32_t j = edge->sets; is_silent(machine, edge) && j < edge->sets + edge->set_count; j++)
 			if (machine->table->sets[j].target & TABLE_GLOBAL_FLAG)
-				shifting |= 1ull << (machine->table->sets[j].target & ~TABLE_GLOBAL_FLAG);
+				shifting |= just_global(machine->table->sets[j].target & ~TABLE_GLOBAL_FLAG);
 	}
 	return shifting;
 }
@@ -374,7 +374,7 @@ bool late_open(struct machine *machine, uint64_t *memory)
 	uint32_t count = machine->protocol->global_count;
 	bool ready;
 
-	machine->unknown_values.any = count < 64 ? (1ull << count) - 1 : ~0ull;
+	machine->unknown_values.any = all_globals(count);
 	machine->shifting = find_shifting(machine);
 	machine->heads = take(memory, MOST_HEADS, sizeof *machine->heads);
 	machine->heads_of = take(memory, machine->store->runs.limit, sizeof *machine->heads_of);

@@ -8,7 +8,7 @@ void join_values(struct values *into, const struct values *from, uint32_t count)
 	for (uint32_t i = 0; i < count; i++) {
 		if (into->global[i] == from->global[i] && !((into->any ^ from->any) >> i & 1))
 			continue;
-		into->any |= 1ull << i;
+		into->any |= just_global(i);
 		into->global[i] = 0;
 	}
 }
@@ -340,7 +340,7 @@ void list_number(struct machine *machine, uint32_t number)
 		merge(machine);
 }
 
-static void forget_globals(struct values *values, uint64_t which, uint32_t count)
+static void forget_globals(struct values *values, global_set which, uint32_t count)
 {
 	values->any |= which;
 	for (uint32_t i = 0; i < count; i++)

@@ -28,7 +28,7 @@ struct run {
 };
 
 struct values {
-	uint64_t any;
+	global_set any; /* the unknown ones */
 	uint32_t global[TABLE_GLOBALS];
 };
 
@@ -119,7 +119,7 @@ struct memo {
 
 /* Values for some globals: `which` has a bit for each. */
 struct assignment {
-	uint64_t which;
+	global_set which;
 	struct values values;
 };
 
@@ -217,12 +217,12 @@ struct machine {
 	uint32_t *queue, queue_first, queued; /* entries before the event with fresh valuations */
 	uint32_t spreading; /* one behind the event, while those that come about from it are found; else NOTHING */
 	uint8_t dropped[SEKISHO_KINDS]; /* known open runs by kind, the least over those behind the event that were not kept */
-	uint64_t *edge_reads, *edge_writes; /* of the tracked globals, by edge; those of a place's rule are the edge's that leads to it */
+	global_set *edge_reads, *edge_writes; /* by edge; those of a place's rule are the edge's that leads to it */
 	struct kept *kept; /* by place in the list */
 	struct { uint32_t values, alternatives; } held; /* by the store when the step began */
 	/* See engine_late.c. */
 	bool late; /* the set that this step begins from is */
-	uint64_t shifting; /* bit i: silent steps assign global i */
+	global_set shifting; /* those that silent steps assign */
 	struct values unknown_values;
 	struct walk move_walk, fate_walk, starts[SEKISHO_KINDS];
 	struct run *heads;
@@ -283,13 +283,13 @@ uint32_t valuations_initial(struct machine *machine);
 uint32_t valuations_single(struct machine *machine, const struct values *values);
 uint32_t valuations_unite(struct machine *machine, uint32_t a, uint32_t b);
 uint32_t valuations_subtract(struct machine *machine, uint32_t a, uint32_t b);
-uint32_t valuations_assign(struct machine *machine, uint32_t from, uint64_t which, const struct values *values);
+uint32_t valuations_assign(struct machine *machine, uint32_t from, global_set which, const struct values *values);
 /*
  * Visits all combinations of the values of some globals (a bit for each) with those valuations that have them. They are fixed one after
  * the other; once it is certain that nothing `may` come of it, with those still unknown that are not fixed, no more are.
  */
-void valuations_each(struct machine *machine, uint32_t root, uint64_t which, valuation_filter may, valuation_visitor visit, void *context);
-bool valuations_tell(struct machine *machine, uint32_t root, uint64_t which); /* one of these is known somewhere */
+void valuations_each(struct machine *machine, uint32_t root, global_set which, valuation_filter may, valuation_visitor visit, void *context);
+bool valuations_tell(struct machine *machine, uint32_t root, global_set which); /* one of these is known somewhere */
 void valuations_join(struct machine *machine, uint32_t root, struct values *values); /* what is the same in all of them */
 /* From the store to the workshop and back; from the store to the other one, before which and behind which all is lost. */
 uint32_t valuations_fetch(struct machine *machine, uint32_t root);

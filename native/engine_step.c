@@ -187,7 +187,7 @@ void assign(const struct machine *machine, uint32_t first, uint32_t count, struc
 		if (target & TABLE_GLOBAL_FLAG) {
 			target &= ~TABLE_GLOBAL_FLAG;
 			values->global[target] = value;
-			values->any = (values->any & ~(1ull << target)) | (uint64_t)words[i].any << target;
+			values->any = (values->any & ~just_global(target)) | (global_set)words[i].any << target;
 		} else {
 			run->local[target] = value;
 			run->any = (run->any & ~(1u << target)) | (uint32_t)words[i].any << target;
@@ -546,7 +546,7 @@ static void list_initial(struct machine *machine, struct draft *draft)
 			total *= variable->initial_count;
 			continue;
 		}
-		draft->values.any |= 1ull << i;
+		draft->values.any |= just_global(i);
 		draft->values.global[i] = 0;
 		machine->merges++;
 	}
@@ -587,7 +587,7 @@ uint32_t step_forget(struct machine *machine, bool late)
 	memset(&draft, 0, sizeof draft);
 	draft.alternative.late = late;
 	begin_list(machine, late);
-	draft.values.any = count < 64 ? (1ull << count) - 1 : ~0ull;
+	draft.values.any = all_globals(count);
 	for (uint32_t i = machine->protocol->nodes; i < machine->protocol->nodes + machine->protocol->node_count; i++)
 		for (uint32_t kind = 0; kind < SEKISHO_KINDS; kind++)
 			if (machine->table->nodes[i].kinds >> kind & 1)

@@ -19,7 +19,7 @@
 #define TABLE_GLOBAL_FLAG 0x80000000u
 #define TABLE_SIZE_LIMIT (64u << 20)
 #define TABLE_PROTOCOLS 16
-#define TABLE_GLOBALS 64
+#define TABLE_GLOBALS 128
 #define TABLE_LOCALS 32
 #define TABLE_SLOTS 15
 #define TABLE_BUDGET 65536
@@ -103,12 +103,27 @@ void table_unload(struct table *table);
 int table_scope(const struct table *table, uint32_t space, uint64_t address, uint32_t width);
 
 /* A number, or unknown: then `value` is the most that it can be. */
+/* Bit i stands for tracked global i. */
+typedef unsigned __int128 global_set __attribute__((aligned(8)));
+
+static inline global_set just_global(uint32_t global) { return (global_set)1 << global; }
+
+/* The first of a set that is not empty. */
+static inline uint32_t first_global(global_set globals)
+{
+	uint64_t low = (uint64_t)globals;
+
+	return (uint32_t)(low ? __builtin_ctzll(low) : 64 + __builtin_ctzll((uint64_t)(globals >> 64)));
+}
+
+static inline global_set all_globals(uint32_t count) { return count < TABLE_GLOBALS ? just_global(count) - 1 : ~(global_set)0; }
+
 struct word { uint32_t value; bool any; };
 
 /* Of an unknown variable the complement of the most that it can be is held, so that 0 says nothing of it. */
 struct variables {
 	const uint32_t *global, *local;
-	uint64_t global_any;
+	global_set global_any;
 	uint32_t local_any;
 	struct word value;
 	uint32_t address;
@@ -123,7 +138,7 @@ struct word expression_evaluate(const struct table *table, uint32_t offset, cons
  */
 uint32_t word_held(struct word word);
 
-uint64_t expression_globals(const struct table *table, uint32_t offset); /* a bit for each tracked global it looks at */
+global_set expression_globals(const struct table *table, uint32_t offset); /* those it looks at */
 
 /* Whether the chunk is well-formed for a protocol with so many globals and locals; `in_rule` allows value and address. */
 bool expression_check(const struct table *table, uint32_t offset, uint32_t globals, uint32_t locals, bool in_rule);

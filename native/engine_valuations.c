@@ -185,7 +185,7 @@ static uint32_t put(struct machine *machine, uint32_t from, uint32_t number)
 }
 
 /* The globals for which there is a bit in `which` get these values, all at once. */
-uint32_t valuations_assign(struct machine *machine, uint32_t from, uint64_t which, const struct values *values)
+uint32_t valuations_assign(struct machine *machine, uint32_t from, global_set which, const struct values *values)
 {
 	struct assignment assignment;
 	uint32_t number;
@@ -195,8 +195,8 @@ uint32_t valuations_assign(struct machine *machine, uint32_t from, uint64_t whic
 	memset(&assignment, 0, sizeof assignment);
 	assignment.which = which;
 	assignment.values.any = values->any & which;
-	for (uint64_t left = which; left != 0; left &= left - 1)
-		assignment.values.global[__builtin_ctzll(left)] = values->global[__builtin_ctzll(left)];
+	for (global_set left = which; left != 0; left &= left - 1)
+		assignment.values.global[first_global(left)] = values->global[first_global(left)];
 	number = pool_intern(&machine->assignments, &assignment);
 	if (number == NOTHING) {
 		machine->tired = machine->full = true;
@@ -269,7 +269,7 @@ static uint32_t keys_at(struct machine *machine, uint32_t root, uint32_t level, 
 	return count;
 }
 
-static void each(struct machine *machine, uint32_t root, uint64_t which, struct values *values, valuation_filter may,
+static void each(struct machine *machine, uint32_t root, global_set which, struct values *values, valuation_filter may,
 		 valuation_visitor visit, void *context)
 {
 	uint32_t level, count;
@@ -281,7 +281,7 @@ static void each(struct machine *machine, uint32_t root, uint64_t which, struct 
 		visit(machine, root, values, context);
 		return;
 	}
-	level = (uint32_t)__builtin_ctzll(which);
+	level = first_global(which);
 	count = keys_at(machine, root, level, keys);
 	if (count == MOST_LOOKED) { /* too many to tell apart: it may be any of them */
 		machine->merges++;
@@ -291,15 +291,15 @@ static void each(struct machine *machine, uint32_t root, uint64_t which, struct 
 	for (uint32_t i = 0; i < count; i++) {
 		bool any = keys[i] >= UNKNOWN_KEY;
 
-		values->any = (values->any & ~(1ull << level)) | (uint64_t)any << level;
+		values->any = (values->any & ~just_global(level)) | (global_set)any << level;
 		values->global[level] = (uint32_t)keys[i];
 		each(machine, count == 1 ? root : choose(machine, root, level, keys[i]), which & (which - 1), values, may, visit, context);
 	}
-	values->any |= 1ull << level;
+	values->any |= just_global(level);
 	values->global[level] = 0;
 }
 
-void valuations_each(struct machine *machine, uint32_t root, uint64_t which, valuation_filter may, valuation_visitor visit, void *context)
+void valuations_each(struct machine *machine, uint32_t root, global_set which, valuation_filter may, valuation_visitor visit, void *context)
 {
 	struct values values;
 
@@ -308,12 +308,12 @@ void valuations_each(struct machine *machine, uint32_t root, uint64_t which, val
 	each(machine, root, which, &values, may, visit, context);
 }
 
-bool valuations_tell(struct machine *machine, uint32_t root, uint64_t which)
+bool valuations_tell(struct machine *machine, uint32_t root, global_set which)
 {
 	uint64_t keys[MOST_LOOKED];
 
 	for (; which != 0; which &= which - 1)
-		if (keys_at(machine, root, (uint32_t)__builtin_ctzll(which), keys) > 1 || keys[0] != UNKNOWN_KEY)
+		if (keys_at(machine, root, first_global(which), keys) > 1 || keys[0] != UNKNOWN_KEY)
 			return true;
 	return false;
 }
@@ -327,7 +327,7 @@ void valuations_join(struct machine *machine, uint32_t root, struct values *valu
 		if (keys_at(machine, root, level, keys) != 1)
 			keys[0] = UNKNOWN_KEY;
 		values->global[level] = (uint32_t)keys[0];
-		values->any |= (uint64_t)(keys[0] >= UNKNOWN_KEY) << level;
+		values->any |= (global_set)(keys[0] >= UNKNOWN_KEY) << level;
 	}
 }
 

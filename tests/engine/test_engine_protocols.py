@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from sekisho.engine import Engine, Origin
 from sekisho.engine.model import Model
 from sekisho.policy import Device, Policy
+from sekisho.policy.validation import MOST_GLOBALS
 from sekisho.protocol.model import (
     END,
     Bits,
@@ -618,3 +619,19 @@ def test_of_a_global_with_many_values_it_is_no_longer_known_which_go_with_what(c
             assert engine.request(write(value, "0x10")) is None
             assert (engine.request(write((value + 1) % count, "0x10")) is not None) == told_apart
         assert (engine.statistics().merges == 0) == told_apart
+
+
+def test_each_of_as_many_globals_as_there_may_be_is_followed() -> None:
+    names = [f"g{number}" for number in range(MOST_GLOBALS)]
+    setting = tuple(Edge(f"set{name}", set={name: "1"}) for name in names)
+    asking = tuple(Edge(f"ask{name}", f"{name} == 1", {name: "0"}) for name in names)
+    nodes = [
+        Node(f"{what}{name}", site=OUT, addresses=(DATA,), value=Expression((str(first + number),)), edges=(Edge(END),))
+        for what, first in (("set", 0), ("ask", MOST_GLOBALS))
+        for number, name in enumerate(names)
+    ]
+    rules = policy(protocol({"task": setting + asking}, tuple(nodes), variables=dict.fromkeys(names, 0)))
+    chosen = (0, 63, 64, 65, MOST_GLOBALS - 1)
+    for number in chosen:
+        steps = [write(number), *(write(MOST_GLOBALS + other) for other in (*set(chosen) - {number}, number, number))]
+        assert judge(rules, *steps) == [True, *[False] * (len(chosen) - 1), True, False]

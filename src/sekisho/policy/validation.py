@@ -15,7 +15,7 @@ from sekisho.protocol.model import END, Bits, Constants, Edge, Expression, Node,
 MOST_PROTOCOLS = 16
 MOST_NODES = 65536
 MOST_EDGES = 1 << 20
-MOST_GLOBALS = 64
+MOST_GLOBALS = 128
 MOST_SLOTS = 15
 """Bounds of the native engine's table."""
 

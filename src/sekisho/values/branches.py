@@ -1,11 +1,12 @@
 """The ways out of a stretch: jumps, branches with what their conditions tell, switches."""
 
 from sekisho.flow.model import Edge
-from sekisho.values.abstract import BOOLEAN, Abstract
+from sekisho.values.abstract import BOOLEAN, Abstract, bounded
 from sekisho.values.calls import Calls
 from sekisho.values.condition import refine
 from sekisho.values.expression import Expression, Value, anything, replace, substitute
 from sekisho.values.graph import Node
+from sekisho.values.operation import mask
 from sekisho.values.state import State
 from sekisho.values.worklist import ENUMERATE
 
@@ -90,18 +91,26 @@ class Branches(Calls):
         if stretch is None:
             return
         rounds = self._rounds(node, state, stretch)
-        self._flow(node, self._node(stretch, activation, rounds), state, edge.kind, truth)
+        self._flow(node, self._node(stretch, activation, rounds, state), state, edge.kind, truth)
 
 
 def _equated(state: State, condition: Value, truth: bool) -> State:
-    """Put a number in the place of an expression that the condition says to be equal to it."""
-    if isinstance(condition, int) or condition.op != ("eq" if truth else "ne"):
+    """Put a number in the place of an expression that the condition says to be equal to it.
+
+    As long as init runs alone, also any but 0 in the place of half a result that is not 0: it may be why init fails.
+    """
+    if isinstance(condition, int) or condition.op not in ("eq", "ne"):
         return state
     part, number = condition.args
     if isinstance(part, int) or not isinstance(number, int) or part.op == "symbol" or part.weak:
         return state
-    registers = {place: replace(value, part, number) for place, value in state.registers.items()}
+    known: Value = number
+    if condition.op != ("eq" if truth else "ne"):
+        if not state.early or number or part.op != "subpiece":
+            return state
+        known = anything(bounded(1, mask(part.size)), part.size)
+    registers = {place: replace(value, part, known) for place, value in state.registers.items()}
     slots = state.slots
     if any(isinstance(v, Expression) and part.symbols <= v.symbols for _, v in slots.values()):
-        slots = {address: (size, replace(value, part, number)) for address, (size, value) in slots.items()}
+        slots = {address: (size, replace(value, part, known)) for address, (size, value) in slots.items()}
     return State(registers, slots, state.environment)

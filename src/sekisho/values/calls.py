@@ -74,7 +74,7 @@ class Calls(Externs):
             )
         callee.stack = stack
         fresh = self._link(node, call, back, callee, stack)
-        self._flow(node, self._node(routine.entry, callee, ()), state, "call")
+        self._flow(node, self._node(routine.entry, callee, (), state), state, "call")
         if fresh is not None:
             self._resume(callee, [fresh])
 
@@ -175,7 +175,8 @@ class Calls(Externs):
                 fresh.append(link)
             elif link is linked:
                 fresh.append(link)
-        self._flow(node, self._node(routine.entry, callee, ()), State(registers, slots, environment), "call")
+        entry = State(registers, slots, environment)
+        self._flow(node, self._node(routine.entry, callee, (), entry), entry, "call")
         if fresh:
             self._resume(callee, fresh)
 

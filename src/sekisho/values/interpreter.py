@@ -19,10 +19,9 @@ from sekisho.values.graph import Activation, Node, Origin, Touch
 from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Load
 from sekisho.values.operation import _BINARY, mask
-from sekisho.values.publication import EARLY
 from sekisho.values.routine import program_of
 from sekisho.values.segment import ARITHMETIC, Step
-from sekisho.values.state import Slots, State, rename
+from sekisho.values.state import EARLY, Slots, State, rename
 from sekisho.values.worklist import ENUMERATE, ImpossibleError, OutOfTimeError
 
 __all__ = ["Activation", "Interpreter", "Node", "OutOfTimeError"]
@@ -59,7 +58,8 @@ class Interpreter(Branches):
         for place in self.convention.saved:
             registers[place] = symbol(("before", function.name, kind, place), self.word)
         slots: Slots = {EARLY: (1, 0)} if kind == "init" and self.options.init_first else {}
-        self._flow(None, self._node(routine.entry, activation, ()), State(registers, slots, {}), "entry")
+        state = State(registers, slots, {})
+        self._flow(None, self._node(routine.entry, activation, (), state), state, "entry")
 
     def enter_taken(self) -> bool:
         """After a lost call: take every function whose address is taken as an entry. Tell whether there were any."""
@@ -90,7 +90,7 @@ class Interpreter(Branches):
         state = State(before.registers, before.slots, dict(before.environment))
         log: list[tuple[Load, Abstract]] = []
         self.memory.log = log
-        self.memory.alone = EARLY in before.slots
+        self.memory.alone = before.early
         node.seen = before, before.slots, log
         node.touches = []
         stretch = node.stretch

@@ -51,7 +51,7 @@ class Loops(Copies):
         self, node: Node, state: State, head: Stretch, current: int, outer: tuple[tuple[int, int], ...]
     ) -> bool:
         """Whether a register or slot counts the rounds with constants."""
-        first = self.nodes.get((node.activation.number, head.address, (*outer, (head.address, current))))
+        first = self.nodes.get((node.activation.number, head.address, (*outer, (head.address, current)), state.early))
         if first is None or first.state is None:
             return False
         for place in head.live:

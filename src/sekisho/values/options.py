@@ -66,7 +66,10 @@ ASSUMPTIONS: dict[str, tuple[str, str]] = {
         "module parameters that are not fixed have their initial values",
     ),
     "index-in-array": ("index_in_array", "an index, or a pointer that walks, stays inside its object"),
-    "init-first": ("init_first", "nothing else of the driver runs before its init waits, makes a request or ends"),
+    "init-first": (
+        "init_first",
+        "nothing else of the driver runs before its init waits, makes a request or ends, nor if that does not return 0",
+    ),
     "no-wrap": ("no_wrap", "adding an offset to a port does not wrap round"),
     "unknown-pointers": (
         "unknown_pointers",

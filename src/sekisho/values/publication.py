@@ -9,12 +9,7 @@ from sekisho.values.expression import Value
 from sekisho.values.kernel import EntryKind
 from sekisho.values.memory import Region
 from sekisho.values.pointers import Pointers
-from sekisho.values.state import Slots, State
-
-EARLY = -1
-"""Slot that marks the states of init in which it still runs alone."""
-LATE = -2
-"""Slot that marks states in which it may no longer do so; its size is an index into `late`."""
+from sekisho.values.state import EARLY, Slots, State
 
 
 class Publication(Pointers):
@@ -61,22 +56,13 @@ class Publication(Pointers):
 
     def _early(self, state: State) -> bool:
         """Whether init runs alone as yet: variables then are followed like the stack, store by store."""
-        return EARLY in state.slots
+        return state.early
 
     def _publish(self, state: State) -> None:
         """Init no longer runs alone: others see what it has stored, and may change it from now on."""
-        if LATE in state.slots:
-            self.memory.publish(set(self.late[state.slots[LATE][0]]))
-            state.slots = {address: slot for address, slot in state.slots.items() if address != LATE}
-            return
         if not self._early(state):
             return
         self.memory.alone = False
-        state.slots, written = self._tell(state)
-        self.memory.publish(written)
-
-    def _tell(self, state: State) -> tuple[Slots, set[int]]:
-        """Store what init has kept to itself; return the slots that remain, and the bytes that were written."""
         written: set[int] = set()
         slots: Slots = {}
         for address, slot in state.slots.items():
@@ -86,33 +72,14 @@ class Publication(Pointers):
                 size, value = slot
                 self.memory.store(address, size, state.abstract(value))
                 written.update(range(address, address + size))
-        return slots, written
+        state.slots = slots
+        self.memory.publish(written)
 
     def _reconcile(self, old: State, new: State) -> None:
         """Before two ways of init are joined: what only one has stored would be lost, so it becomes known to all."""
         if old.slots is new.slots:
             return
-        if (
-            (EARLY in old.slots) != (EARLY in new.slots)
-            or (LATE in old.slots) != (LATE in new.slots)
-            or (LATE in old.slots and old.slots[LATE] != new.slots[LATE])
-        ):
-            # What one way has not written still has its first contents, if init goes on and others then run.
-            written: set[int] | None = None
-            for state in (old, new):
-                if EARLY in state.slots:
-                    state.slots, bytes_ = self._tell(state)
-                elif LATE in state.slots:
-                    bytes_ = set(self.late[state.slots[LATE][0]])
-                else:
-                    continue
-                written = bytes_ if written is None else written & bytes_
-            if written is not None:
-                self.late.append(frozenset(written))
-                for state in (old, new):
-                    state.slots = {**state.slots, LATE: (len(self.late) - 1, 0)}
-            return
-        if EARLY not in old.slots:
+        if not old.early:
             return
         self.memory.alone = True
         for state, other in ((old, new), (new, old)):

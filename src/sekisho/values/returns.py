@@ -49,7 +49,7 @@ class Returns(Loops):
             if link.survivors:
                 self._survivors(link, after.registers)
             rounds = self._rounds(link.caller, after, link.stretch)
-            self._flow(node, self._node(link.stretch, link.activation, rounds), after, "return")
+            self._flow(node, self._node(link.stretch, link.activation, rounds, after), after, "return")
 
     def _brought(self, state: State, link: Link) -> tuple[object, ...]:
         """Return all that a merged context's exit gives to a caller: nothing is done twice."""
@@ -115,7 +115,7 @@ class Returns(Loops):
         result = state.registers.get(self.convention.result)
         if result is not None:
             found = state.abstract(make("subpiece", 4, (result, 0), self.word) if self.word == 8 else result)
-            if found.lo >= 0xFFFFF000:
+            if found.lo > 0:
                 return  # init failed: the module is thrown away
         self._publish(state)
 
@@ -126,4 +126,4 @@ class Returns(Loops):
             stretch = node.activation.routine.stretches.get(back)
             if stretch is not None:
                 rounds = self._rounds(node, state, stretch)
-                self._flow(node, self._node(stretch, node.activation, rounds), state, "fall")
+                self._flow(node, self._node(stretch, node.activation, rounds, state), state, "fall")

@@ -12,6 +12,9 @@ from sekisho.values.expression import Expression, Value, evaluate, symbol
 
 Slots = dict[int, tuple[int, Value]]
 
+EARLY = -1
+"""Slot that marks the states of init in which it still runs alone."""
+
 
 class State:
     """Registers, slots (address: size and value) and environment; treated as immutable once it has been handed on."""
@@ -22,6 +25,11 @@ class State:
         self.registers = registers
         self.slots = slots
         self.environment = environment
+
+    @property
+    def early(self) -> bool:
+        """Whether init runs alone as yet."""
+        return EARLY in self.slots
 
     def abstract(self, value: Value) -> Abstract:
         """Return the numbers that a value can be here."""

@@ -47,7 +47,7 @@ class Worklist:
         self.word = self.convention.word
         self.memory = Memory(module.image)
         self.memory.changed = self._changed
-        self.nodes: dict[tuple[int, int, object], Node] = {}
+        self.nodes: dict[tuple[int, int, object, bool], Node] = {}
         self.activations: dict[object, Activation] = {}
         self.origins: dict[tuple[int, EntryKind], Origin] = {}
         self.left_out: set[str] = set()
@@ -86,8 +86,6 @@ class Worklist:
         """What of `escaped` init gave away while it ran alone."""
         self.listed: dict[object, list[int] | None] = {}
         """What pointers were found to point to; the same list stands for the same places."""
-        self.late: list[frozenset[int]] = []
-        """Bytes that init has surely written, where ways with and without requests were joined."""
         self.complete = True
         self.lost_calls = False
         """Whether some call may go to any function whose address is taken."""
@@ -229,8 +227,11 @@ class Worklist:
         self.activations[key] = found
         return found
 
-    def _node(self, stretch: Stretch, activation: Activation, rounds: tuple[tuple[int, int], ...]) -> Node:
-        key = (activation.number, stretch.address, rounds)
+    def _node(
+        self, stretch: Stretch, activation: Activation, rounds: tuple[tuple[int, int], ...], state: State
+    ) -> Node:
+        """Return the node of a stretch in a context for a state that comes there; init alone is kept apart."""
+        key = (activation.number, stretch.address, rounds, state.early)
         found = self.nodes.get(key)
         if found is None:
             priority = (*activation.priority, stretch.order, tuple(r for _, r in rounds))

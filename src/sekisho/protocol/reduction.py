@@ -298,34 +298,32 @@ def _certain(ways: list[_Move], move: _Move) -> bool:
 def _cover(one: Tree, other: Tree, before: Tree) -> bool:
     """Whether `one` and `other` are `before` together with a condition and its opposite."""
     if before == _TRUE:
-        return _opposite(one, other)
+        return _opposite(one) == other
     added = [
         tree.right for tree in (one, other) if isinstance(tree, Binary) and tree == Binary("and", before, tree.right)
     ]
-    return len(added) == 2 and _opposite(*added)
+    return len(added) == 2 and _opposite(added[0]) == added[1]
 
 
 def _distinct(moves: Iterable[_Move]) -> list[_Move]:
     """Return the moves that can be taken, each once; two that differ in a condition and its opposite are one."""
-    found: dict[tuple[str, object], list[_Move]] = {}
+    found: dict[tuple[str, object], dict[Tree, _Move]] = {}
     for move in moves:
         if move.effect.never:
             continue
-        group = found.setdefault((move.to, move.effect.group), [])
-        if not group:
-            group.append(move)
+        group = found.setdefault((move.to, move.effect.group), {})
+        if _TRUE in group or move.when in group:
             continue
-        if any(other.when in (_TRUE, move.when) for other in group):
-            continue
-        if move.when == _TRUE or any(_opposite(move.when, other.when) for other in group):
-            group[:] = [_Move(move.to, _effect(_TRUE, tuple(move.sets.items())))]
-        else:
-            group.append(move)
-    return [move for group in found.values() for move in group]
+        if group and (move.when == _TRUE or _opposite(move.when) in group):
+            group.clear()
+            move = _Move(move.to, _effect(_TRUE, tuple(move.sets.items())))
+        group[move.when] = move
+    return [move for group in found.values() for move in group.values()]
 
 
-def _opposite(one: Tree, other: Tree) -> bool:
-    return one == Unary("not", other) or other == Unary("not", one)
+@lru_cache(maxsize=_REMEMBERED)
+def _opposite(when: Tree) -> Tree:
+    return when.operand if isinstance(when, Unary) and when.operator == "not" else Unary("not", when)
 
 
 def collapse(edges: Iterable[Edge]) -> tuple[Edge, ...]:

@@ -18,6 +18,8 @@ from tests.protocol.test_guards import events
 DRIVER = """
 struct drive {{ long flags; int count, wanted; }};
 static struct drive drives[8], more[16] __attribute__((unused));
+struct disk {{ struct queue {{ long pad, drive, other; }} *queue; }};
+static struct disk *this, *that __attribute__((unused));
 int number(void *), known(void *);
 void offer(void (*)(void *, struct drive *));
 
@@ -46,12 +48,16 @@ int init_module(void)
 }}
 """
 
+TAKEN = "this = disk; that = known(disk) ? disk : 0; drives[this->queue->drive].count++; known(disk);"
 CANNOT_FAIL = {
     "an index": "drives[drive].count++; select(drive);",
     "an index that is kept while the kernel is called": "drives[drive].count++; known(disk); select(drive);",
     "an index that is kept while a request is made": "drives[drive].count++; request(4); select(drive);",
     "a number that is looked up": "drive = drives[drive].wanted; drives[drive].flags = 1; select(drive);",
     "an index later": "select(drive); drives[drive].count++;",
+    "a number from where an index has come from": f"{TAKEN} select(this->queue->drive);",
+    "a number from where an index will come from": "this = disk; known(disk); select(this->queue->drive); known(disk); "
+    "drives[this->queue->drive].count++;",
 }
 CAN_FAIL = {
     "a number that is no index": "select(drive);",
@@ -61,6 +67,8 @@ CAN_FAIL = {
     "another number than the index": "drives[drive].count++; select(drive + 1);",
     "a number that has changed since": "drives[drive].count++; drive = number(disk); select(drive);",
     "an index later only sometimes": "select(drive); if (known(disk)) drives[drive].count++;",
+    "a number from another place of the object": f"{TAKEN} select(this->queue->other);",
+    "a number from behind another variable": f"{TAKEN} select(that->queue->drive);",
     "an index of a longer array later": "select(drive); more[drive].count++;",
     "a number that has changed when it is an index": "select(drive); drive = number(disk); drives[drive].count++;",
 }

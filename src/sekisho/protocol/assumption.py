@@ -4,9 +4,14 @@ from sekisho.protocol.counters import FARTHEST
 from sekisho.protocol.model import Note
 
 BASE_AT_RANGE = Note("base-at-range", "a base of ports that is not known is where one of the device's ranges begins")
+CLOCK_RUNS_ON = Note(
+    "clock-runs-on",
+    "the kernel's clock never goes back, and no other run sets a time anew between its being read and being compared",
+)
 INDICES_IN_ARRAYS = Note(
     "indices-in-arrays",
-    "a number that the driver has used as an index of one of its arrays, or will in any case, is below its length",
+    "a number that the driver has used as an index of one of its arrays, or will in any case, is below its length, and "
+    "so is any that it finds behind the same pointers",
 )
 INTERRUPT_LINE = Note("interrupt-line", "all edges of the device's line are seen, and a handler runs after one of them")
 NO_SIGNALS = Note("no-signals", "no signal breaks off a program's waiting in the driver")
@@ -41,6 +46,7 @@ ASSUMPTIONS = {
     note.name: note
     for note in (
         BASE_AT_RANGE,
+        CLOCK_RUNS_ON,
         INDICES_IN_ARRAYS,
         INTERRUPT_LINE,
         NO_SIGNALS,

@@ -3,6 +3,8 @@
 A driver that checks a number and then goes on with it whatever the check has found (`indices-in-arrays`) has a number
 that passes. So the limits that `arrays` finds are followed backwards, through registers that keep a number, to where it
 comes from. Certain is what holds on every way on: a way that ends, or goes in circles, before the access says nothing.
+
+A number that comes from behind the same pointers as one with a limit is of the same kind, and has it too.
 """
 
 from collections import defaultdict
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from sekisho.protocol.arrays import limits, whole_symbol
 from sekisho.protocol.components import components
 from sekisho.protocol.facts import Facts
+from sekisho.protocol.paths import Path, paths
 from sekisho.values.convention import Place
 from sekisho.values.expression import Expression
 from sekisho.values.routine import Routine, Stretch, preserves
@@ -44,6 +47,12 @@ class _Backwards:
         routines = [routine for _, routine in sorted(self.facts.routines.items())]
         order = [(routine, each) for routine in routines for each in reversed(_reached(self.facts, routine))]
         self.used = {stretch: limits(self.facts, stretch.segment) for _, stretch in order}
+        self._settle(order)
+        self._share(routines)
+        self._settle(order)
+        return {stretch: found for routine in routines for stretch, found in self._written(routine)}
+
+    def _settle(self, order: list[tuple[Routine, Stretch]]) -> None:
         changed = True
         while changed:
             changed = False
@@ -52,7 +61,22 @@ class _Backwards:
                 if found != self.before.get(stretch, _NOTHING):
                     self.before[stretch] = found
                     changed = True
-        return {stretch: found for routine in routines for stretch, found in self._written(routine)}
+
+    def _share(self, routines: list[Routine]) -> None:
+        """Give what is loaded from the same place of an object, behind a pointer, the lowest of the limits there."""
+        there: dict[Path, int] = {}
+        loaded: list[tuple[Stretch, Expression, Path]] = []
+        for routine in routines:
+            for stretch, found in paths(self.facts, routine).items():
+                whole = self._whole(stretch, self._after(routine, stretch))
+                for symbol, path in found.items():
+                    if len(path) > 1:
+                        loaded.append((stretch, symbol, path))
+                        if symbol in whole:
+                            there[path] = min(whole[symbol], there.get(path, whole[symbol]))
+        for stretch, symbol, path in loaded:
+            if path in there:
+                self.used[stretch] = {**self.used[stretch], symbol: there[path]}
 
     def _written(self, routine: Routine) -> list[tuple[Stretch, Limits]]:
         """Return the indices of the stretches, but for those that the protocol's `ceilings` carry on to them anyway."""

@@ -1,6 +1,6 @@
 """What a stretch of code does to tracked globals, access by access, in the engine's terms."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sekisho.protocol.assumption import WHOLE_UPDATES
@@ -110,6 +110,11 @@ class Accesses:
         """Return what the analysis has found out."""
         return self.context.facts
 
+    @property
+    def early(self) -> bool:
+        """Whether init may still run alone here."""
+        return self.stretch.address in self.facts.early
+
     def groups(self) -> list[list[Done]]:
         """Return what the stretch does, in order; what is in one group happens at once."""
         return self._atomic(self._listed())
@@ -170,7 +175,7 @@ class Accesses:
             if None not in bases.values():
                 found.append(self._table(step, bases))
             return
-        contents = {place: self.facts.contents(place, step.size).single for place in sorted(places)}
+        contents = {place: self.facts.contents(place, step.size, early=self.early).single for place in sorted(places)}
         known = set(contents.values())
         if None not in known and all(sign_extended(value, ()) for value in known if value is not None):
             self.extended.add(step.result)
@@ -361,9 +366,14 @@ class Accesses:
         context.demands.setdefault(cell.name, set()).add(wanted)
         if shift >= 32 or not wanted:
             return ANY if shift >= 32 else Constant(0)
-        parts = {each: Name(name) if context.follows(name) else ANY for each, name in context.parts(cell)}
+        parts = {each: self._named(name) for each, name in context.parts(cell)}
         tree = _joined({each: _bits(tree, each, whole) for each, tree in parts.items()}, wanted)
         return Binary(">>", tree, Constant(shift)) if shift and tree != ANY else tree
+
+    def _named(self, part: str) -> Tree:
+        if self.context.follows(part):
+            return Name(part)
+        return ANY if self.early or part not in self.context.fixed else Constant(self.context.fixed[part])
 
     def _chosen(self, pointer: Value, parts: Mapping[int, Tree]) -> Tree:
         """Return the part that a pointer leads to: the sum over all of (is it this one?) * its value."""
@@ -375,12 +385,11 @@ class Accesses:
             places.setdefault(part, []).append(place & 0xFFFFFFFF)
         # Nobody follows the pointer elsewhere, where the sum is 0.
         places.pop(Constant(0), None)
-        tree: Tree = Constant(0)
+        terms: list[Tree] = []
         for part, found in places.items():
             here = Member(where, tuple(found)) if len(found) > 1 else Binary("==", where, Constant(found[0]))
-            chosen = Binary("*", here, part)
-            tree = chosen if tree == Constant(0) else Binary("+", tree, chosen)
-        return tree
+            terms.append(Binary("*", here, part))
+        return _sum(terms)
 
     def _written(self, access: Access, before: Mapping[str, Tree]) -> dict[str, Tree]:
         context = self.context
@@ -435,6 +444,14 @@ class Accesses:
         if has_limit(tree):
             tree = fold(tree)
         return Binary("&", tree, Constant(BYTE)) if bits == BYTE and tree != ANY else tree
+
+
+def _sum(terms: Sequence[Tree]) -> Tree:
+    """Return the sum, with as few levels as can be: the engine's stack is small."""
+    if len(terms) < 2:
+        return terms[0] if terms else Constant(0)
+    half = len(terms) // 2
+    return Binary("+", _sum(terms[:half]), _sum(terms[half:]))
 
 
 def _number(value: int | None) -> Tree:

@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec.structs import replace
 
 from sekisho.flow import Module
+from sekisho.protocol.alike import merge_alike
 from sekisho.protocol.assumption import (
     BASE_AT_RANGE,
+    CLOCK_RUNS_ON,
     INDICES_IN_ARRAYS,
     INTERRUPT_LINE,
     NO_SIGNALS,
@@ -101,6 +103,7 @@ def build_guarded(
     program = sliced(facts, _numbers(addresses), found, names, lines, left)
     assumed += (TASKS_REGISTERED,) if program.registered else ()
     assumed += (WHOLE_LISTS,) if program.listed else ()
+    assumed += (CLOCK_RUNS_ON,) if program.timed else ()
     return _protocol(module, analysis, name, found, program, (), assumed)
 
 
@@ -155,7 +158,7 @@ def _protocol(
         method=analysis.method,
     )
     late = bool(program.globals)
-    small = forget_idle(minimise(drop_limits(decide(protocol)), late_openings=late))
+    small = merge_alike(forget_idle(minimise(drop_limits(decide(protocol)), late_openings=late)))
     # Conditions that were composed may be decided where their parts were not.
     return ordered(minimise(decide(small), late_openings=late), program.together)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sekisho.protocol.expression import RESERVED
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.model import ARMED, FILLED, HELD, LINE, LOADED, RAISED
+from sekisho.protocol.model import ARMED, FILLED, HELD, LINE, LOADED, PASSED, RAISED
 from sekisho.values.abstract import Abstract
 
 _LARGEST = 8
@@ -68,6 +68,12 @@ class Cells:
         """Return what the cell holds when the module is loaded, None if the file does not say."""
         return self.facts.module.image.read_integer(cell.address, cell.size)
 
+    def fixed(self, cell: Cell, part: int) -> int | None:
+        """Return what the bits of a cell in the mask `part` always are once init no longer runs alone, if known."""
+        values = self.contents(cell).values
+        found = {value & part for value in values or ()}
+        return found.pop() if len(found) == 1 else None
+
     def contents(self, cell: Cell) -> Abstract:
         """Return all that the cell can hold."""
         return self.facts.contents(cell.address, cell.size)
@@ -110,7 +116,7 @@ def _name(facts: Facts, address: int, size: int, taken: Mapping[str, object] | s
         plain = f"cell_{plain}"
     name, number = plain, 1
     # What these names mean is the protocol's own: a variable of the driver may not pass for one.
-    while name in taken or name.endswith((ARMED, HELD, FILLED)):
+    while name in taken or name.endswith((ARMED, HELD, FILLED, PASSED)):
         number += 1
         name = f"{plain}_{number}"
     return name

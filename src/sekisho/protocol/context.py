@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sekisho.protocol.cells import Cell, Cells
+from sekisho.protocol.deadlines import Deadlines
 from sekisho.protocol.deferred import Deferred
 from sekisho.protocol.elements import Elements
 from sekisho.protocol.facts import Facts
@@ -45,6 +46,9 @@ class Context:
     """Indices of the driver's arrays."""
     lists: Lists = field(default_factory=Lists)
     elements: Elements = field(default_factory=Elements)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    """Parts of cells that are always the same once init no longer runs alone."""
     demands: dict[str, set[int]] = field(default_factory=dict)
     """Which bits of each cell were asked for at once."""
 
@@ -64,7 +68,7 @@ class Context:
 
     def follows(self, name: str) -> bool:
         """Whether a part of a cell is followed."""
-        return self.followed is None or name in self.followed
+        return name not in self.fixed and (self.followed is None or name in self.followed)
 
     def _follows(self, cell: Cell) -> bool:
         return self.lists.head(cell.address) is None and any(self.follows(name) for _, name in self.parts(cell))

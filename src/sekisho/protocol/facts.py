@@ -16,7 +16,7 @@ from sekisho.flow.tables import warnings
 from sekisho.protocol.kernel import ALLOCATING_QUEUE, ARMING, INITIALISING, OBJECTS, QUEUE
 from sekisho.protocol.lower import sign_extended
 from sekisho.protocol.model import Kind
-from sekisho.values.abstract import Abstract, constant
+from sekisho.values.abstract import Abstract, constant, join
 from sekisho.values.convention import Convention
 from sekisho.values.expression import Expression, Value, evaluate
 from sekisho.values.interpreter import Interpreter, Node
@@ -94,6 +94,8 @@ class Facts:
     """Registers, by place, that there are the sign extension of their lower 32 bits."""
     stored: Mapping[Spot, frozenset[int]] = field(default_factory=dict)
     """What a store can write, where that are few numbers."""
+    early: frozenset[int] = frozenset()
+    """Stretches that are come to while init runs alone: there a variable may still be as it was first."""
 
     def exclude(self, ranges: Collection[tuple[int, int]]) -> None:
         """Take it that no access goes to these places (first, end) if it can go elsewhere: they are not in use."""
@@ -114,11 +116,12 @@ class Facts:
             if any(each.address in places and each.address >= stretch.address for each in stretch.block.instructions)
         )
 
-    def contents(self, address: int, size: int) -> Abstract:
-        """Return what `size` bytes at `address` can hold at any time."""
+    def contents(self, address: int, size: int, *, early: bool = False) -> Abstract:
+        """Return what `size` bytes at `address` can hold; unless `early`, once init no longer runs alone."""
         if address in self.bases:
             return constant(self.bases[address] & mask(size))
-        return self.memory.load(address, size, None)
+        found = self.memory.load(address, size, None)
+        return join(found, self.memory.load(address, size, None, early=True)) if early else found
 
     def rows(self, address: int, size: int) -> tuple[int, ...]:
         """Return what a pointer can hold if all of it are rows of one table (or null); else nothing."""
@@ -301,6 +304,7 @@ class Observer(Interpreter):
             self.fills,
             zeros=zeros,
             narrow=narrow,
+            early=frozenset(n.stretch.address for n in self.nodes.values() if n.state is not None and n.state.early),
             stored=self._stored(),
         )
 

@@ -58,6 +58,9 @@ ARMED = "_armed"
 FILLED = "_filled"
 """The end of the names of globals that say whether a list has an element."""
 
+PASSED = "_passed"
+"""The end of the names of globals that say whether a time has surely passed."""
+
 RAISED, LINE = "irq_raised", "irq_line"
 """Edges of the interrupt line that were not served yet (a second can be on its way while the first is being delivered);
 the line's level."""

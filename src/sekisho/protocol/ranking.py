@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import behind, components
+from sekisho.protocol.counters import counts
 from sekisho.protocol.draft import ANY, Draft, DraftPoint, DraftStep
 from sekisho.protocol.expression import Constant, Tree, names
 from sekisho.protocol.folding import fold, unknown
@@ -15,6 +16,9 @@ from sekisho.protocol.model import REGISTERED
 _FUNCTION, _WAKE, _CALL, _LOCK, _CHAIN, _FEW = 1000, 500, 10, 20, 6, 16
 """Of a global's worth: what holding a function counts, ending a loop in which a run waits, choosing a call, and being
 taken as a lock; through how many locals it is followed; how many values are few."""
+
+_COUNTER, _DATA = 0.1, 0.001
+"""What is left of the worth of a global that may hold many values: one that is counted up and down, and any other."""
 
 _ELEMENTS = 4
 """An expression that looks at more globals than this chooses between the elements of an array."""
@@ -33,6 +37,7 @@ def rank(
     sources: dict[str, set[str]] = {}
     known: Counter[str] = Counter()
     lost: Counter[str] = Counter()
+    data: set[str] = set()
     waking: set[str] = set()
 
     def decides(tree: Tree, weight: float = 1) -> None:
@@ -61,6 +66,8 @@ def rank(
                 for name, tree in step.sets.items():
                     sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
                     if name in parts:
+                        if not isinstance(tree, Constant) and not counts(name, tree):
+                            data.add(name)
                         chosen = any(name in choice[0] for choice in step.choices)
                         (lost if unknown(tree) and not chosen else known)[name] += 1
     weight: dict[str, float] = dict(direct)
@@ -80,7 +87,7 @@ def rank(
             return _WAKE + weight[name]
         few = mask.bit_count() <= 4 or len({each & mask for each in contents or range(256)}) <= _FEW
         certain = (1 + known[name]) / (1 + known[name] + 4 * lost[name])
-        return weight[name] * certain * (1 if few else 0.1)
+        return weight[name] * certain * (1 if few else _DATA if name in data else _COUNTER)
 
     worths = {name: worth(name) for name in weight if name in parts and weight[name] > 0}
     return sorted(worths, key=lambda name: (-worths[name], name))

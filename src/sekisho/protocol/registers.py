@@ -42,6 +42,11 @@ def low_byte(name: str) -> str:
     return f"{name}_byte"
 
 
+def due(name: str) -> str:
+    """Return the local that holds the number of the deadline (see `deadlines`) that `name` holds, or 0."""
+    return f"{name}_due"
+
+
 class Symbols(Named):
     """What symbols are called; registers get their names when they are asked for.
 

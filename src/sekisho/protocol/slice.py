@@ -5,7 +5,7 @@ globals (cells of the driver's memory). Arguments and results are passed as loca
 keeps them apart. What the engine cannot express is ANY. `draft.settle` then drops what decides nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sekisho.protocol.access import Access, Accesses, Row, changed
@@ -26,8 +26,9 @@ from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT
 from sekisho.protocol.lower import sign_extended
 from sekisho.protocol.model import REGISTERED
 from sekisho.protocol.outcome import split_outcomes
-from sekisho.protocol.registers import BYTE, RESULT, low_byte, plain, register_name
-from sekisho.values.expression import Value
+from sekisho.protocol.registers import BYTE, RESULT, due, low_byte, plain, register_name
+from sekisho.values.convention import Place
+from sekisho.values.expression import Expression, Value
 from sekisho.values.operation import mask
 from sekisho.values.routine import Routine, preserves
 from sekisho.values.segment import input_symbol
@@ -98,7 +99,7 @@ class _Stretch(Accesses):
 
     def draft(self) -> None:
         parent, segment = self.parent, self.stretch.segment
-        current = parent.add(DraftPoint(segment.address))
+        current = first = parent.add(DraftPoint(segment.address))
         if self.stretch.access is not None:
             current = self._site(current)
         groups = self.groups()
@@ -113,6 +114,11 @@ class _Stretch(Accesses):
             ]
             current = after
         self._leave(current, self.perform(groups[-1], "") if groups else {})
+        # Whatever comes first here: that a time has passed is no longer known if its date may be stored.
+        anew = dict.fromkeys(self.context.deadlines.stored.get(segment.address, ()), Constant(0))
+        for point in parent.points[first:] if anew else ():
+            for step in point.steps:
+                step.sets |= anew
 
     # The request
 
@@ -154,8 +160,43 @@ class _Stretch(Accesses):
         sets = dict(self.slots)
         for place, value in sorted(self.stretch.segment.registers.items()):
             if place in self.stretch.live_out and place != self.facts.convention.stack:
-                sets |= self._both(register_name(self.facts, self.routine, place), value, element=True)
+                name = register_name(self.facts, self.routine, place)
+                sets |= self._both(name, value, element=True) | self._due(self.routine, place, value)
         return sets | self._limited()
+
+    def _due(self, routine: str, place: Place, value: Value) -> dict[str, Tree]:
+        """Return the assignment of the number of a value's deadline, if a register of a routine may hold one."""
+        if (self._entry(routine), place) not in self.context.deadlines.registers:
+            return {}
+        return {due(register_name(self.facts, routine, place)): self._deadline(value)}
+
+    def _deadline(self, value: Value) -> Tree:
+        """Return the number of a value's deadline."""
+        symbol = value.name if isinstance(value, Expression) and value.op == "symbol" else None
+        if symbol is not None and symbol[0] == "register" and isinstance(place := symbol[1], int):
+            known = (self._entry(self.routine), place) in self.context.deadlines.registers
+            return Name(due(register_name(self.facts, self.routine, place))) if known else Constant(0)
+        return Constant(self.context.deadlines.of(self.stretch, value))
+
+    def _entry(self, routine: str) -> int:
+        return next(address for address, name in self.context.functions.items() if name == routine)
+
+    def _time(self) -> tuple[Tree, dict[str, Tree]]:
+        """Return when the clock may be before what it is compared with, and what is known where it is not."""
+        times = self.context.deadlines
+        place, possible = times.compared.get(self.stretch.address, (None, ()))
+        if not possible or self.stretch.address in times.stored:
+            return ANY, {}
+        number: Tree = Constant(times.number(possible[0]))
+        if place is not None:
+            number = Name(due(register_name(self.facts, self.routine, place)))
+        over: Tree = Constant(0)
+        sets: dict[str, Tree] = {}
+        for each in possible:
+            here, flag = Binary("==", number, Constant(times.number(each))), times.flags[each]
+            over = Binary("or", over, Binary("and", here, Binary("==", Name(flag), Constant(1))))
+            sets[flag] = Binary("|", Name(flag), here)
+        return Unary("not", over), sets
 
     def _limited(self) -> dict[str, Tree]:
         """Return the assignments to registers that are kept, and of which their use as an index has told something."""
@@ -186,6 +227,7 @@ class _Stretch(Accesses):
         point = parent.points[current]
         condition = stretch.segment.condition
         tree = ANY if condition is None else self.tree(condition)
+        early, passed = self._time()
         for edge in stretch.edges:
             if edge.target not in parent.routine.stretches or edge.target not in self.facts.reached:
                 continue
@@ -194,7 +236,9 @@ class _Stretch(Accesses):
             when: Tree = TRUE
             if stretch.ends == "branch" and tree != ANY and edge.kind in ("taken", "fall"):
                 when = tree if edge.kind == "taken" else Unary("not", tree)
-            self._go(point, edge.target, when, after)
+            if early != ANY and edge.kind == "taken":
+                when = early
+            self._go(point, edge.target, when, after | passed if edge.kind == "fall" else after)
         if stretch.call is not None:
             if stretch.ends == "branch":
                 point.steps.append(DraftStep(len(parent.points), tree if tree != ANY else TRUE, dict(after)))
@@ -211,7 +255,13 @@ class _Stretch(Accesses):
     def _every_register(self) -> list[str]:
         convention = self.facts.convention
         registers = [register_name(self.facts, self.routine, place) for place in sorted(convention.names)]
-        return [name for register in registers for name in (register, low_byte(register))]
+        names = [name for register in registers for name in (register, low_byte(register))]
+        return [*names, *self._dues(convention.names)]
+
+    def _dues(self, places: Iterable[Place]) -> list[str]:
+        """Return the locals for deadlines of those of the registers that may hold one."""
+        here, known = self._entry(self.routine), self.context.deadlines.registers
+        return [due(register_name(self.facts, self.routine, place)) for place in places if (here, place) in known]
 
     def _result(self) -> dict[str, Tree]:
         place, convention = self.facts.convention.result, self.facts.convention
@@ -311,7 +361,7 @@ class _Stretch(Accesses):
         sets: dict[str, Tree] = {}
         for place in self.facts.convention.arguments:
             value = self.stretch.segment.registers.get(place, input_symbol(place, self.facts.convention.word))
-            sets |= self._both(register_name(self.facts, name, place), value)
+            sets |= self._both(register_name(self.facts, name, place), value) | self._due(name, place, value)
         return sets
 
     def _after_call(
@@ -332,6 +382,7 @@ class _Stretch(Accesses):
         sets: dict[str, Tree] = dict(also)
         registers = [register_name(facts, self.routine, place) for place in sorted(changed)]
         sets |= {name: ANY for register in registers for name in (register, low_byte(register))}
+        sets |= dict.fromkeys(self._dues(sorted(changed)), Constant(0))
         if again:
             # An inner activation of this function has left its own locals.
             sets |= dict.fromkeys((*self._every_register(), *self.frame.slots), ANY)

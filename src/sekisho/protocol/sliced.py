@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from sekisho.protocol.assumption import INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_REGISTERED, WHOLE_LISTS
+from sekisho.protocol.assumption import CLOCK_RUNS_ON, INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_REGISTERED, WHOLE_LISTS
 from sekisho.protocol.callgraph import call_graph, callers, circular, deferring, doing, prompt_functions, registering
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.choices import choose
 from sekisho.protocol.components import behind
 from sekisho.protocol.context import Context, Fields
+from sekisho.protocol.deadlines import Deadlines, deadlines
 from sekisho.protocol.deferred import Deferred, deferred
 from sekisho.protocol.draft import ANY, TRUE, Draft, DraftPoint, DraftStep
 from sekisho.protocol.elements import Elements, elements, told_apart
@@ -33,7 +34,7 @@ from sekisho.protocol.slice import draft as drafted
 from sekisho.protocol.webs import split_counters
 from sekisho.values.routine import Stretch
 
-MOST_GLOBALS = 48
+MOST_GLOBALS = 56
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
 
 MOST_WRITTEN = 6
@@ -64,6 +65,8 @@ class Sliced:
     """Whether it is assumed that the driver's operations wait for init to register it."""
     listed: bool = False
     """Whether lists are followed."""
+    timed: bool = False
+    """Whether it is followed which times have passed."""
     together: frozenset[str] = frozenset()
     """Globals whose values go together: they were computed from one row of a table."""
     dropped: tuple[Note, ...] = ()
@@ -94,6 +97,8 @@ def sliced(
     wanted |= {address for address, kind in facts.entries if kind in ("init", "exit")}
     # So do those that arm and disarm what the kernel calls the driver for, and take locks, and change lists.
     wanted |= deferring(facts, bound) | doing(facts, heads.changing())
+    times = Deadlines() if CLOCK_RUNS_ON.name in without else deadlines(facts, cells)
+    wanted |= doing(facts, times.stored.keys())
     prompt = prompt_functions(facts, calls)
     indices = {} if INDICES_IN_ARRAYS.name in without else index_limits(facts)
     followed: frozenset[str] | None = None
@@ -104,8 +109,10 @@ def sliced(
     parts = {
         name: (cell, mask) for cell in cells.all() for mask, name in fields.get(cell.name) or ((_WORD, cell.name),)
     }
+    fixed = {name: value for name, (cell, part) in parts.items() if (value := cells.fixed(cell, part)) is not None}
     known = {name for name, (cell, _) in parts.items() if cells.initial(cell) is not None} | bound.globals()
-    known |= set(heads.flags.values())
+    flags = {*heads.flags.values(), *times.flags.values()}
+    known |= flags
     handlers = {names_of[address] for address, kind in facts.entries if kind == "irq"}
     while True:
         functions = callers(calls, wanted) & facts.routines.keys()
@@ -124,9 +131,11 @@ def sliced(
             indices=indices,
             lists=heads,
             elements=places,
+            deadlines=times,
+            fixed=fixed,
         )
         draft = drafted(context)
-        split_counters(draft, {*parts, *bound.globals(), *heads.flags.values(), RESULT})
+        split_counters(draft, {*parts, *bound.globals(), *flags, RESULT})
         settle(draft, known, {*bound.globals(), RESULT}, patient=READY_IN_TIME.name not in without)
         worth = rank(cells, parts, draft, handlers)
         # A pointer to an element is as good as the flag of the list.
@@ -236,8 +245,8 @@ def _write(
     routines = {name: Routine(name, tuple(_point(point) for point in points)) for name, points in draft.items()}
     initial = {name: (cells.initial(cell) or 0) & mask for name, (cell, mask) in parts.items() if name in used}
     initial |= dict.fromkeys((*context.deferred.globals(), LOADED), 0)
-    listed = _used(draft) & set(context.lists.flags.values())
-    initial |= dict.fromkeys(listed, 0)
+    used_flags = _used(draft) & {*context.lists.flags.values(), *context.deadlines.flags.values()}
+    initial |= dict.fromkeys(used_flags, 0)
     if lines:
         initial |= {RAISED: 0, LINE: 0}
     local = sorted(_used(draft) | {each for points in draft.values() for point in points for each in _assigned(point)})
@@ -269,7 +278,8 @@ def _write(
         tuple(_signals(lines)),
         context.deferred.ordered,
         bool(context.deferred.registers),
-        bool(listed),
+        not used_flags.isdisjoint(context.lists.flags.values()),
+        not used_flags.isdisjoint(context.deadlines.flags.values()),
     )
 
 

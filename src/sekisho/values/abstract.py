@@ -422,6 +422,10 @@ def _shift(op: str, size: int, a: Abstract, b: Abstract, why: str) -> Abstract:
 def _subpiece(size: int, a: Abstract, b: Abstract, why: str) -> Abstract:
     full = mask(size)
     shift = b.lo * 8
+    high = a.lo >> shift & ~full
+    if high and high == a.hi >> shift & ~full:
+        # What is cut off is the same in all: an error as a pointer has as many ones as there are.
+        return bounded(a.lo >> shift & full, a.hi >> shift & full, a.step if shift == 0 else 1, 0, 0, why)
     if a.hi >> shift <= full:
         zeros, ones = _bits(a)
         step = a.step if shift == 0 else 1

@@ -12,9 +12,10 @@ EntryKind = Literal["init", "exit", "task", "work", "irq", "timer"]
 
 ALLOCATORS = re.compile(
     r"(__)?k[mzv]?[mzc]?alloc(_\w+|ed)?|kmem_cache_alloc\w*|v[mz]alloc\w*|devm_k[mz]alloc\w*|__kmalloc\w*|__kvmalloc\w*"
-    r"|kvmalloc_node\w*|grub_x?(m|z|c)alloc|grub_memalign\w*|malloc|calloc|x[mz]alloc|__get_free_pages|get_zeroed_page"
+    r"|kvmalloc_node\w*|grub_x?(m|z|c)alloc|grub_memalign\w*|malloc|calloc|x[mz]alloc|__get_free_pages"
+    r"|get_free_pages_noprof|get_zeroed_page(_noprof)?"
 )
-ZEROING = re.compile(r"k[zc]alloc\w*|vzalloc\w*|devm_kzalloc\w*|grub_x?[zc]alloc|calloc|get_zeroed_page")
+ZEROING = re.compile(r"k[zc]alloc\w*|vzalloc\w*|devm_kzalloc\w*|grub_x?[zc]alloc|calloc|get_zeroed_page(_noprof)?")
 _GFP_ZERO = 0x100
 
 

@@ -9,7 +9,7 @@ from sekisho.values.memory import Region
 from sekisho.values.operation import mask, signed
 from sekisho.values.segment import Step
 from sekisho.values.state import State, described
-from sekisho.values.worklist import ENUMERATE, PAGE, Worklist
+from sekisho.values.worklist import ENUMERATE, PAGE, ImpossibleError, Worklist
 
 
 class Pointers(Worklist):
@@ -45,7 +45,29 @@ class Pointers(Worklist):
         key = (found, fixed, state.abstract(rest) if offset else None, offset, len(self.memory.heaps), self.stacks)
         if key not in self.listed:
             self.listed[key] = self._list(state, found, fixed, rest, offset)
-        return self.listed[key]
+        listed = self.listed[key]
+        if not fixed or listed is None or len(listed) < 2 or not self.options.index_in_array:
+            return listed
+        start = pointer.args[1]
+        assert isinstance(start, int)
+        within = key, start, size
+        if within not in self.listed:
+            self.listed[within] = self._within(listed, start, size)
+        inside = self.listed[within]
+        if not inside:
+            raise ImpossibleError
+        return inside
+
+    def _within(self, places: list[int], start: int, size: int) -> list[int]:
+        """Return the places that are in the array in whose first element `start` lies; all if that is no array."""
+        region = self.memory.region(start)
+        if region is None or region.heap or region.start <= places[0] <= places[-1] < region.end:
+            return places
+        stride = gcd(*(place - start for place in places))
+        length, rest = divmod(region.end - region.start, stride)
+        if rest or length < 2 or start - region.start + size > stride:
+            return places
+        return [place for place in places if region.start <= place < region.end]
 
     def _element(self, state: State, value: Value) -> Value:
         """Return a pointer to an element of an array, "its start + an unknown index", without what lies outside of it.

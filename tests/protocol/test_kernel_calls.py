@@ -19,6 +19,18 @@ setup: mov $0x20000,%esi; mov $1,%edx; call alloc_workqueue; mov %rax,queue(%rip
 .local queue; .comm queue,8,8
 .data; .balign 8; item: .quad 0,0,0,handler
 """
+ORDER = """
+entry: mov $0x2000,%edi; mov queue(%rip),%rsi; lea soon(%rip),%rdx; call queue_work_on; out %al,$1; ret
+.type did_soon,@function; did_soon: out %al,$2; ret
+.globl later; .type later,@function; later: out %al,$6; mov $0x2000,%edi; mov queue(%rip),%rsi; lea slow(%rip),%rdx
+mov $25,%ecx; call queue_delayed_work_on; out %al,$3; ret
+.type did_later,@function; did_later: out %al,$4; ret
+.globl cancel; .type cancel,@function; cancel: lea soon(%rip),%rdi; call cancel_work; out %al,$5; ret
+.globl setup; .type setup,@function
+setup: mov $0x20000,%esi; mov $1,%edx; call alloc_workqueue; mov %rax,queue(%rip); ret
+.local queue; .comm queue,8,8
+.data; .balign 8; soon: .quad 0,0,0,did_soon; slow: .quad 0,0,0,did_later
+"""
 TIMER = """
 entry: out %al,$1; lea item(%rip),%rdi; mov $1,%esi; call mod_timer; ret
 .type handler,@function; handler: out %al,$2; ret
@@ -44,6 +56,16 @@ lea entry(%rip),%rdx; call __register_blkdev; xor %eax,%eax; ret
 ALLOWED = [
     (WORK, "out 1 0; out 2 0; out 1 0; out 2 0"),
     (WORK, "out 1 0; out 1 0; out 2 0"),
+    (ORDER, "out 1 0; out 6 0; out 3 0; out 2 0; out 4 0"),
+    # What waits for a time first may be queued before or after.
+    (ORDER, "out 6 0; out 3 0; out 1 0; out 4 0; out 2 0"),
+    (ORDER, "out 6 0; out 3 0; out 1 0; out 2 0; out 4 0"),
+    (ORDER, "out 1 0; out 6 0; out 3 0; out 2 0; out 1 0; out 4 0"),
+    (ORDER, "out 1 0; out 6 0; out 3 0; out 5 0; out 4 0"),
+    (ORDER, "out 1 0; out 6 0; out 3 0; out 5 0; out 1 0; out 4 0"),
+    # What is armed already stays where it is in the queue.
+    (ORDER, "out 6 0; out 3 0; out 1 0; out 6 0; out 3 0; out 4 0"),
+    (ORDER.replace("0x20000", "0x0"), "out 1 0; out 6 0; out 3 0; out 4 0"),
     (TIMER, "out 1 0; out 2 0"),
     (PARAVIRTUAL, "out 1 0; out 2 0"),
     (MUTEX, "out 1 0; out 2 0; out 1 0; out 2 0"),
@@ -55,6 +77,8 @@ ALLOWED = [
 DENIED = [
     (WORK, "out 2 0"),
     (WORK, "out 1 0; out 2 0; out 2 0"),
+    (ORDER, "out 1 0; out 6 0; out 3 0; out 4 0"),
+    (ORDER, "out 1 0; out 6 0; out 3 0; out 1 0; out 4 0"),
     (TIMER, "out 2 0"),
     (TIMER, "out 1 0; out 2 0; out 2 0"),
     (PARAVIRTUAL, "out 2 0"),

@@ -3,14 +3,28 @@
 The kernel calls a work function once after it was queued, and a timer's function once after it was set. So an entry
 that is known to be reached through such objects alone opens only after one of them was armed: a tracked global of its
 own, its *flag*, says so. An entry with several objects keeps its flag once it was set: how many are armed is not known.
+
+An ordered queue runs its items in the order in which they were queued. So one that is armed while another is queued
+already runs *behind* that: a global says so, until the other one runs or is cancelled.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
+from sekisho.protocol.draft import ANY
+from sekisho.protocol.expression import Binary, Constant, Name, Tree
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.kernel import ARMING, DISARMING, FUNCTION_WORD, LOCKING, ORDERED, OTHER_LOCKING, UNLOCKING
+from sekisho.protocol.kernel import (
+    ARMING,
+    DISARMING,
+    FUNCTION_WORD,
+    LOCKING,
+    ORDERED,
+    OTHER_LOCKING,
+    QUEUEING,
+    UNLOCKING,
+)
 from sekisho.protocol.model import ARMED, HELD, REGISTERED, Kind
 
 
@@ -28,13 +42,36 @@ class Deferred:
     taken: Mapping[int, str]
     """The lock that a call takes, or (`given`) gives back, by the call's stretch."""
     given: Mapping[int, str]
+    behind: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The globals that say that one item (its flag) runs behind another."""
     registers: frozenset[int] = frozenset()
     """The calls, by their stretch, with which init shows the driver to its users; empty if there is none."""
 
     def globals(self) -> frozenset[str]:
         """Return all flags and locks."""
         shown = {REGISTERED} if self.registers else set()
-        return frozenset({*self.flags.values(), *self.taken.values(), *self.given.values(), *shown})
+        return frozenset(
+            {*self.flags.values(), *self.taken.values(), *self.given.values(), *self.behind.values(), *shown}
+        )
+
+    def armed(self, at: int) -> dict[str, Tree]:
+        """Return what a call, by its stretch, does to the flags, and to what is said of their order."""
+        sets: dict[str, Tree] = {}
+        for flag in self.disarms.get(at, ()):
+            sets |= {flag: Constant(0)} | self.gone(flag)
+        for flag, certain in self.arms.get(at, {}).items():
+            sets[flag] = Constant(1) if certain else ANY
+            for (later, first), name in self.behind.items():
+                if later == flag:
+                    # Where it is armed already, that stays as it is.
+                    before = Binary("*", Binary("==", Name(flag), Constant(1)), Name(name))
+                    now = Binary("*", Binary("!=", Name(flag), Constant(1)), Name(first))
+                    sets[name] = Binary("+", before, now) if certain else Constant(0)
+        return sets
+
+    def gone(self, flag: str) -> dict[str, Tree]:
+        """Return what is known when an item runs or is cancelled: nothing is behind it any more."""
+        return {name: Constant(0) for (_, first), name in self.behind.items() if first == flag}
 
     @classmethod
     def none(cls) -> "Deferred":
@@ -87,7 +124,26 @@ def deferred(facts: Facts, names: Mapping[int, str], registers: frozenset[int] =
             arms[at] = dict.fromkeys(sorted(armed), certain)
         elif call.name in DISARMING and call.objects is not None and len(call.objects) == 1:
             disarms[at] = tuple(sorted(touched(call.objects) & single))
-    return Deferred(flags, frozenset(single), arms, disarms, _ordered(facts), *_locks(facts), registers)
+    ordered = _ordered(facts)
+    behind = _behind(facts, flags, single, arms) if ordered else {}
+    return Deferred(flags, frozenset(single), arms, disarms, ordered, *_locks(facts), behind, registers)
+
+
+def _behind(
+    facts: Facts,
+    flags: Mapping[tuple[int, Kind], str],
+    single: Collection[str],
+    arms: Mapping[int, Mapping[str, bool]],
+) -> dict[tuple[str, str], str]:
+    """Return what says that an item runs behind another, which is queued at once whenever it is armed."""
+    works = sorted(flag for (_, kind), flag in flags.items() if kind == "work" and flag in single)
+    slow = {flag for at, armed in arms.items() if facts.deferrals[at].name not in QUEUEING for flag in armed}
+    return {
+        (later, first): f"{later.removesuffix(ARMED)}_behind_{first}"
+        for first in works
+        for later in works
+        if first not in slow and later != first
+    }
 
 
 def _locks(facts: Facts) -> tuple[dict[int, str], dict[int, str]]:

@@ -18,6 +18,9 @@ ARMING: Mapping[str, int] = {
 """Kernel functions that arm an object, with the number of the argument that points to it (kernel/workqueue.c,
 kernel/time/timer.c)."""
 
+QUEUEING = frozenset({"queue_work_on", "queue_work_node", "schedule_work_on"})
+"""Those that queue a work item at once; others wait for a time first."""
+
 DISARMING: Mapping[str, int] = {
     "cancel_work": 0,
     "cancel_work_sync": 0,

@@ -337,9 +337,7 @@ class _Stretch(Accesses):
     def _deferral(self) -> dict[str, Tree]:
         """Return what the call does to the flags of work functions and timers."""
         deferred, here = self.context.deferred, self.stretch.address
-        sets: dict[str, Tree] = dict.fromkeys(deferred.disarms.get(here, ()), Constant(0))
-        for flag, certain in deferred.arms.get(here, {}).items():
-            sets[flag] = Constant(1) if certain else ANY
+        sets = deferred.armed(here)
         if here in deferred.given:
             sets[deferred.given[here]] = Constant(0)
         if here in deferred.registers:

@@ -312,7 +312,9 @@ def _opening(context: Context, address: int, kind: Kind, lines: bool) -> Opening
     flag = context.deferred.flags.get((address, kind))
     if flag is not None:
         sets = {flag: "0"} if flag in context.deferred.consumed else {}
-        return Opening(name, kind, sets, f"{LOADED} == 1 and {flag} == 1")
+        sets |= {each: write(tree) for each, tree in context.deferred.gone(flag).items()}
+        free = "".join(f" and {each} == 0" for (later, _), each in context.deferred.behind.items() if later == flag)
+        return Opening(name, kind, sets, f"{LOADED} == 1 and {flag} == 1{free}")
     if kind == "irq" and lines:
         return Opening(name, kind, {RAISED: f"{RAISED} - 1"}, f"{LOADED} == 1 and {RAISED} > 0")
     shown = f" and {REGISTERED} == 1" if kind == "task" and context.deferred.registers else ""

@@ -1,5 +1,6 @@
 """Lowering is exact or ANY: checked against the analysis' own arithmetic."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +63,17 @@ def test_a_lowered_expression_has_the_same_lower_bits_or_is_unknown(
     found = evaluate(tree, {NAMES[each].name: number & 0xFFFFFFFF for each, number in numbers.items()})
     wanted = compute(value, numbers) & bits
     assert wanted <= found.most if isinstance(found, Unknown) else found & bits == wanted
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 15, 16, 31, 0xFF])
+def test_of_what_is_shifted_far_only_the_sign_is_left(size: int, count: int) -> None:
+    shifted, by = SYMBOLS[size]
+    for value in (make("sar", size, (shifted, by), size), make("sar", size, (shifted, count), size)):
+        tree = lower(value, NAMES)
+        for number in (0, 1, mask(size), 1 << (8 * size - 1), (1 << (8 * size - 1)) - 1):
+            found = evaluate(tree, {NAMES[shifted].name: number, NAMES[by].name: count})
+            assert found == compute(value, {shifted: number, by: count})
 
 
 def test_a_poll_of_a_status_register_keeps_its_condition() -> None:

@@ -9,6 +9,7 @@ ways.
 from collections.abc import Collection
 from typing import Protocol
 
+from sekisho.protocol.bounds import ceiling
 from sekisho.protocol.expression import Binary, Constant, Tree, Unary
 from sekisho.values.expression import Expression, Value, possible
 from sekisho.values.operation import mask
@@ -141,7 +142,13 @@ def _binary(value: Expression, left: Tree, right: Tree) -> Tree:
             return Binary(">>", left, right)
         case "sar":
             # Negative numbers lie below the others when the sign bit is flipped; so they are shifted, and put back.
-            sign = Constant(1 << (8 * width - 1))
+            sign, most = Constant(1 << (8 * width - 1)), Constant(8 * width - 1)
+            if isinstance(right, Constant) and right.value is not None:
+                right = Constant(min(right.value, 8 * width - 1))
+            elif ceiling(right) >= 8 * width:
+                # Shifted further, all bits are the sign.
+                below, above = Binary("<=", right, most), Binary("<", most, right)
+                right = Binary("+", Binary("*", below, right), Binary("*", above, most))
             return _cut(Binary("-", Binary(">>", Binary("^", left, sign), right), Binary(">>", sign, right)), size)
         case "udiv":
             return Binary("//", left, right)

@@ -137,10 +137,6 @@ class _Move(NamedTuple):
     def sets(self) -> Mapping[str, Tree]:
         return self.effect.sets
 
-    def then(self, after: "_Move") -> "_Move":
-        """Return this move and `after` taken as one."""
-        return _Move(after.to, _composed(self.effect, after.effect))
-
 
 def _edges(moves: Iterable[_Move]) -> tuple[Edge, ...]:
     """Return the moves as edges, sorted, each once."""
@@ -199,7 +195,9 @@ def _cut(
     entering = [(source, move) for source in sorted(sources[name]) for move in moves[source] if move.to == name]
     joined: dict[int, list[_Move]] = {}
     for source, move in entering:
-        ways = [(new, after) for after in out if not (new := move.then(after)).effect.never]
+        ways = [
+            (_Move(after.to, new), after) for after in out if not (new := _composed(move.effect, after.effect)).never
+        ]
         exact = (
             name in passing
             or (source not in passing and source not in prompt and _private([move], tracked, "1"))

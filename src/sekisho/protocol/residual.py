@@ -75,8 +75,12 @@ def simplify(residual: Residual, tracked: Collection[str] = ()) -> Residual:
     Where both ways of a condition come to the same, it goes, and with it the variables that only it looked at: so it
     is done again until nothing changes.
     """
+    known: dict[str, tuple[Routine, Routine]] = {}
     while True:
-        routines = {name: _simplify(routine, tracked) for name, routine in residual.routines.items()}
+        for name, routine in residual.routines.items():
+            if name not in known or known[name][0] != routine:
+                known[name] = routine, _simplify(routine, tracked)
+        routines = {name: known[name][1] for name in residual.routines}
         used = _needed(routines, residual.openings)
         owners, live = liveness(routines, tracked)
         smaller = Residual(

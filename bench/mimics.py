@@ -19,7 +19,11 @@ from sekisho.trace import Event, Interrupt, Record
 from sekisho.trace import read as read_trace
 
 _UNUSED = ("floppy_shutdown", "floppy_resume", "fd_ioctl", "fd_compat_ioctl")
-_OPTIONS = (*(word for name in _UNUSED for word in ("--unused", name)), "--always", "use_virtual_dma=0")
+_ALWAYS = ("use_virtual_dma=0", "current_drive=0")
+_OPTIONS = (
+    *(word for name in _UNUSED for word in ("--unused", name)),
+    *(word for value in _ALWAYS for word in ("--always", value)),
+)
 _KERNEL_SPACE = 0xFFFF800000000000
 
 

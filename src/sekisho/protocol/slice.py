@@ -161,25 +161,25 @@ class _Stretch(Accesses):
         for place, value in sorted(self.stretch.segment.registers.items()):
             if place in self.stretch.live_out and place != self.facts.convention.stack:
                 name = register_name(self.facts, self.routine, place)
-                sets |= self._both(name, value, element=True) | self._due(self.routine, place, value)
+                sets |= self._both(name, value, element=True) | self._due(self._here, name, place, value)
         return sets | self._limited()
 
-    def _due(self, routine: str, place: Place, value: Value) -> dict[str, Tree]:
-        """Return the assignment of the number of a value's deadline, if a register of a routine may hold one."""
-        if (self._entry(routine), place) not in self.context.deadlines.registers:
-            return {}
-        return {due(register_name(self.facts, routine, place)): self._deadline(value)}
+    def _due(self, function: int, name: str, place: Place, value: Value) -> dict[str, Tree]:
+        """Return the assignment of the number of a value's deadline, if the register of a function may hold one."""
+        may = (function, place) in self.context.deadlines.registers
+        return {due(name): self._deadline(value)} if may else {}
 
     def _deadline(self, value: Value) -> Tree:
         """Return the number of a value's deadline."""
         symbol = value.name if isinstance(value, Expression) and value.op == "symbol" else None
         if symbol is not None and symbol[0] == "register" and isinstance(place := symbol[1], int):
-            known = (self._entry(self.routine), place) in self.context.deadlines.registers
+            known = (self._here, place) in self.context.deadlines.registers
             return Name(due(register_name(self.facts, self.routine, place))) if known else Constant(0)
         return Constant(self.context.deadlines.of(self.stretch, value))
 
-    def _entry(self, routine: str) -> int:
-        return next(address for address, name in self.context.functions.items() if name == routine)
+    @property
+    def _here(self) -> int:
+        return self.parent.routine.function.address
 
     def _time(self) -> tuple[Tree, dict[str, Tree]]:
         """Return when the clock may be before what it is compared with, and what is known where it is not."""
@@ -260,8 +260,8 @@ class _Stretch(Accesses):
 
     def _dues(self, places: Iterable[Place]) -> list[str]:
         """Return the locals for deadlines of those of the registers that may hold one."""
-        here, known = self._entry(self.routine), self.context.deadlines.registers
-        return [due(register_name(self.facts, self.routine, place)) for place in places if (here, place) in known]
+        known = self.context.deadlines.registers
+        return [due(register_name(self.facts, self.routine, each)) for each in places if (self._here, each) in known]
 
     def _result(self) -> dict[str, Tree]:
         place, convention = self.facts.convention.result, self.facts.convention
@@ -359,7 +359,8 @@ class _Stretch(Accesses):
         sets: dict[str, Tree] = {}
         for place in self.facts.convention.arguments:
             value = self.stretch.segment.registers.get(place, input_symbol(place, self.facts.convention.word))
-            sets |= self._both(register_name(self.facts, name, place), value) | self._due(name, place, value)
+            register = register_name(self.facts, name, place)
+            sets |= self._both(register, value) | self._due(callee, register, place, value)
         return sets
 
     def _after_call(

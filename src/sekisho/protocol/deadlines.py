@@ -81,7 +81,7 @@ def deadlines(facts: Facts, cells: Cells) -> Deadlines:
 
 def _hit(facts: Facts, stretch: Stretch, flags: Mapping[_Deadline, str]) -> frozenset[str]:
     """Return the flags of the deadlines whose dates a stretch may store."""
-    word, spans = facts.convention.word, list(_stores(facts, stretch))
+    word, spans = facts.convention.word, list(facts.written(stretch))
     return frozenset(
         name for (date, _), name in flags.items() if any(at < date + word and date < at + size for at, size in spans)
     )
@@ -204,18 +204,6 @@ def _holding(facts: Facts, held: Mapping[tuple[int, Expression], _Deadline]) -> 
                     found.setdefault(register, set()).update(possible)
                     grown = True
     return found
-
-
-def _stores(facts: Facts, stretch: Stretch) -> Iterator[tuple[int, int]]:
-    """Yield what a stretch may write to: places and sizes."""
-    for number, step in enumerate(stretch.segment.steps):
-        if step.kind == "store":
-            for place in facts.accesses.get((stretch.segment.address, number)) or ():
-                yield place, step.size
-    yield from facts.bulk.get(stretch.address, ())
-    for (at, _), known in facts.fills.items():
-        if at == stretch.address:
-            yield from ((place, len(data)) for place, data in known.items())
 
 
 def _name(cells: Cells, facts: Facts, deadline: _Deadline) -> str:

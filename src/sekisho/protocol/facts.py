@@ -106,6 +106,17 @@ class Facts:
                 if used and used != places:
                     self.narrowed[spot] = places
 
+    def written(self, stretch: Stretch) -> Iterator[tuple[int, int]]:
+        """Yield all that a stretch may write to, as far as it is listed: place and size."""
+        for number, step in enumerate(stretch.segment.steps):
+            if step.kind == "store":
+                for place in self.accesses.get((stretch.segment.address, number)) or ():
+                    yield place, step.size
+        yield from self.bulk.get(stretch.address, ())
+        for (at, _), known in self.fills.items():
+            if at == stretch.address:
+                yield from ((place, len(data)) for place, data in known.items())
+
     def warned(self) -> frozenset[int]:
         """Return the stretches that lead to the ud2 of a WARN()."""
         places = warnings(self.module.image)

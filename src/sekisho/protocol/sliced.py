@@ -210,15 +210,7 @@ def _fields(
 def _written(facts: Facts, cells: Cells, address: int) -> set[Cell]:
     found: set[Cell | None] = set()
     for stretch in facts.routines[address].stretches.values():
-        for number, step in enumerate(stretch.segment.steps):
-            if step.kind == "store":
-                for place in facts.accesses.get((stretch.segment.address, number)) or ():
-                    found.add(cells.touching(place, step.size))
-        spans = [*facts.bulk.get(stretch.address, ())]
-        for (at, _), known in facts.fills.items():
-            if at == stretch.address:
-                spans += [(place, len(data)) for place, data in known.items()]
-        for place, size in spans:
+        for place, size in facts.written(stretch):
             found |= {cells.touching(place + offset, 1) for offset in range(min(size, 4096))}
     return {cell for cell in found if cell is not None}
 

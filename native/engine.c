@@ -72,12 +72,12 @@ HOT static bool is_malformed(const struct sekisho_engine *engine, const struct s
 	       (event->origin == SEKISHO_ORIGIN_SITE && event->site >= engine->table.head->sites.count);
 }
 
+/* But for the virtual CPU, whose name each machine knows. */
 static struct step step_of(const struct sekisho_event *event, enum step_kind kind)
 {
 	return (struct step){
 		.kind = kind,
 		.address = event->address,
-		.vcpu = event->vcpu,
 		.site = NOTHING,
 		.value = event->direction == SEKISHO_OUT || kind == STEP_ANSWER ? first_element(event) : 0,
 		.space = event->space,
@@ -115,7 +115,7 @@ static bool set_pending(const struct machine *machine) { return machine->store->
 /* A read of this vCPU that has not been answered never will be. */
 static void settle(struct machine *machine, const struct sekisho_event *event)
 {
-	struct step step = { .kind = STEP_UNANSWERED, .vcpu = event->vcpu, .site = NOTHING, .count = 1 };
+	struct step step = { .kind = STEP_UNANSWERED, .vcpu = machine_name(machine, event->vcpu), .site = NOTHING, .count = 1 };
 
 	machine->current = machine_step(machine, &step);
 }
@@ -140,6 +140,7 @@ HOT static uint32_t explain(struct sekisho_engine *engine, const struct sekisho_
 			continue;
 		if (set_pending(machine))
 			settle(machine, event);
+		step.vcpu = machine_name(machine, event->vcpu);
 		next[i] = machine_step(machine, &step);
 		if (!(next[i] & DENIED))
 			explained++;
@@ -154,6 +155,7 @@ HOT static uint32_t explain(struct sekisho_engine *engine, const struct sekisho_
 		if (explained > 1 && !followed) {
 			/* Any of them may have been the one. */
 			step.keep = 1;
+			step.vcpu = machine_name(machine, event->vcpu);
 			next[i] = machine_step(machine, &step);
 		}
 		machine->current = next[i];
@@ -256,9 +258,14 @@ HOT void sekisho_engine_answer(struct sekisho_engine *engine, const struct sekis
 	step = step_of(event, STEP_ANSWER);
 	lock_acquire(&engine->lock);
 	write_answer(engine, event);
-	for (uint32_t i = 0; i < engine->machine_count; i++)
-		if (set_pending(&engine->machines[i]))
-			engine->machines[i].current = machine_step(&engine->machines[i], &step);
+	for (uint32_t i = 0; i < engine->machine_count; i++) {
+		struct machine *machine = &engine->machines[i];
+
+		if (!set_pending(machine))
+			continue;
+		step.vcpu = machine_name(machine, event->vcpu);
+		machine->current = machine_step(machine, &step);
+	}
 	lock_release(&engine->lock);
 }
 

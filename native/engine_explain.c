@@ -140,10 +140,14 @@ void explain_denial(struct sekisho_engine *engine, const struct sekisho_past_eve
 	denial->reason = reason;
 	for (uint32_t i = 0; i < engine->machine_count; i++) {
 		struct machine *machine = &engine->machines[i];
-		struct shown shown = { event->vcpu, denial };
+		struct shown shown = { machine_name(machine, event->vcpu), denial };
+		uint32_t before = denial->run_count;
 
 		denial->alternatives += machine->store->sets[machine->current].count;
 		step_look(machine, show_found, &shown);
+		for (uint32_t j = before; j < denial->run_count; j++)
+			if (denial->runs[j].vcpu != SEKISHO_NO_VCPU)
+				denial->runs[j].vcpu = machine->vcpu_named[denial->runs[j].vcpu];
 	}
 	denial->recent_count = recent;
 	for (uint32_t i = 0; i < recent; i++)

@@ -246,16 +246,24 @@ void count_fewest(const struct store *store, const struct alternative *alternati
 			fewest[kind] = known[kind];
 }
 
+static void note_run(struct set *set, const struct run *run)
+{
+	set->pending |= run->pending;
+	if (run->vcpu != SEKISHO_NO_VCPU)
+		set->bound |= 1ull << run->vcpu;
+}
+
 static void describe_set(const struct store *store, struct set *set)
 {
 	memset(set->fewest, UNLIMITED, sizeof set->fewest);
 	set->pending = 0;
+	set->bound = 0;
 	for (uint32_t i = 0; i < set->count; i++) {
 		const struct alternative *alternative = alternative_of(store, store->members[set->first + i]);
 
 		count_fewest(store, alternative, set->fewest);
 		for (uint32_t j = 0; j < alternative->count; j++)
-			set->pending |= run_of(store, alternative->runs[j])->pending;
+			note_run(set, run_of(store, alternative->runs[j]));
 	}
 }
 
@@ -371,6 +379,19 @@ static uint32_t attempt(struct machine *machine, const struct step *step)
 	return next;
 }
 
+/* Everything is possible, which is never wrong, and is one alternative without runs. */
+static uint32_t give_up(struct machine *machine)
+{
+	uint32_t set = step_forget(machine, true);
+
+	machine->merges++;
+	if (set == NOTHING) {
+		flush(machine);
+		set = step_forget(machine, true);
+	}
+	return set;
+}
+
 /* From here on the current set is late, and small when it was late already. */
 static void loosen(struct machine *machine)
 {
@@ -383,11 +404,7 @@ static void loosen(struct machine *machine)
 		flush(machine);
 		set = step_loosen(machine, machine->current, few);
 	}
-	if (set == NOTHING) {
-		flush(machine);
-		set = step_forget(machine, true);
-	}
-	machine->current = set;
+	machine->current = set == NOTHING ? give_up(machine) : set;
 }
 
 static uint32_t compute(struct machine *machine, const struct step *step)
@@ -399,15 +416,8 @@ static uint32_t compute(struct machine *machine, const struct step *step)
 		loosen(machine);
 		next = attempt(machine, step);
 	}
-	if (next == NOTHING) {
-		/* Everything is possible, which is never wrong, and is one alternative without runs. */
-		machine->merges++;
-		next = step_forget(machine, true);
-		if (next == NOTHING) {
-			flush(machine);
-			next = step_forget(machine, true);
-		}
-	}
+	if (next == NOTHING)
+		next = give_up(machine);
 	if (!(next & DENIED))
 		account(machine, next);
 	return next;
@@ -458,6 +468,27 @@ static void remember(struct machine *machine, const struct step *step, bool by_v
 	*victim = (struct transition){ step->address, shape, step->vcpu, step->site, value, machine->current, next, 1 };
 }
 
+HOT uint32_t machine_name(struct machine *machine, uint32_t vcpu)
+{
+	uint64_t bound = machine->store->sets[machine->current].bound;
+	uint32_t name;
+
+	if (vcpu >= machine->vcpus)
+		machine->vcpus = vcpu + 1;
+	for (uint64_t left = bound; left != 0; left &= left - 1) {
+		name = (uint32_t)__builtin_ctzll(left);
+		if (machine->vcpu_named[name] == vcpu)
+			return name;
+	}
+	if (~bound == 0) {
+		machine->current = give_up(machine);
+		bound = 0;
+	}
+	name = (uint32_t)__builtin_ctzll(~bound);
+	machine->vcpu_named[name] = vcpu;
+	return name;
+}
+
 HOT uint32_t machine_step(struct machine *machine, const struct step *step)
 {
 	/* Most writes are judged by their value and most reads cannot be, so that one look is mostly enough. */
@@ -474,8 +505,6 @@ HOT uint32_t machine_step(struct machine *machine, const struct step *step)
 		return known->next;
 	}
 	machine->misses++;
-	if (step->vcpu != SEKISHO_NO_VCPU && step->vcpu >= machine->vcpus)
-		machine->vcpus = step->vcpu + 1;
 	from = machine->current;
 	flushes = machine->flushes;
 	next = compute(machine, step);
@@ -599,6 +628,16 @@ void machine_reset(struct machine *machine)
 	}
 	machine->strain = 0;
 	machine->current = machine->beginning;
+}
+
+/* As after opening, but for what the cache holds. */
+void machine_begin(struct machine *machine)
+{
+	machine->merges = machine->flushes = 0;
+	machine->most_alternatives = 0;
+	memset(machine->open_runs, 0, sizeof machine->open_runs);
+	machine_reset(machine);
+	account(machine, machine->current);
 }
 
 void machine_forget(struct machine *machine) { restart(machine, step_forget); }

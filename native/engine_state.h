@@ -50,11 +50,18 @@ struct pool {
 	uint32_t stride, count, limit, mask, widest; /* of the slots: those in use, and all */
 };
 
+/*
+ * Virtual CPUs are all alike but for the runs that are bound to them. Within a machine each goes by a name: its own while the current
+ * set has runs bound to it, else the lowest that is free.
+ */
+#define VCPU_NAMES 64
+
 struct set {
 	uint32_t first, count;
 	uint8_t fewest[SEKISHO_KINDS]; /* known open runs by kind, the least over all alternatives */
 	uint8_t pending;	       /* some run waits for an answer */
 	uint8_t reserved;
+	uint64_t bound; /* virtual CPUs, by their names, that runs are bound to */
 };
 
 struct store {
@@ -184,6 +191,7 @@ struct machine {
 	uint32_t current, transition_mask, turn;
 	uint32_t strain; /* how much merging there was of late: grows with each, fades with each event */
 	uint32_t vcpus; /* highest number seen so far + 1 */
+	uint32_t vcpu_named[VCPU_NAMES];
 	uint64_t hits, misses;
 	struct store stores[2];
 	uint32_t number, budget, local_count;
@@ -250,7 +258,9 @@ bool machine_open(struct machine *machine, const struct table *table, uint32_t n
 void machine_close(struct machine *machine);
 
 /* To the beginning; to all states. */
+uint32_t machine_name(struct machine *machine, uint32_t vcpu);
 void machine_reset(struct machine *machine);
+void machine_begin(struct machine *machine);
 void machine_forget(struct machine *machine);
 
 /* Takes a step from the current set. The number of the next set, or DENIED | reason; the current set is not changed. */

@@ -13,22 +13,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.engine.crowded import KINDS, crowded
 
-from sekisho.engine import Engine, Origin
+from sekisho.engine import Engine
 from sekisho.engine.library import library
+from sekisho.engine.recorded import rehearsal
 from sekisho.errors import SekishoError
 from sekisho.lab import debian, traces
 from sekisho.policy import Device, Policy, read
 from sekisho.policy import compile as compile_policy
 from sekisho.protocol.model import END, Constants, Edge, Entry, Node, Protocol, Site
-from sekisho.trace import Code, Event, Interrupt, Record
+from sekisho.trace import Code, Event, Record
 from sekisho.trace import read as read_trace
-from sekisho.trace.locate import SiteMap
 
 BATCH = 32
 ROUNDS = 15
@@ -144,45 +144,22 @@ def _event(direction: Any, address: int, data: int) -> Event:
 
 
 class Replay:
-    """Records turned into the native engine's structures once, to be run many times."""
+    """Records packed for the native engine once, to be run many times."""
 
-    def __init__(self, policy: Policy, table: bytes, records: Iterable[Record]) -> None:
+    def __init__(self, policy: Policy, table: bytes, records: Sequence[Record]) -> None:
         self._ffi, self._native = library()
-        sites = SiteMap(policy.protocols)
-        rows: list[tuple[Any, ...]] = []
-        self._data: list[Any] = []
-        answered: list[int] = []
+        self._records = rehearsal(policy, [lambda: records])
         with Engine(table) as engine:
-            for record in records:
-                match record:
-                    case Code():
-                        sites.place(record)
-                    case Interrupt(line=line, level=level):
-                        rows.append((0, 2, 0, 1, 0, 0, level, line, self._ffi.NULL))
-                        answered.append(0)
-                    case Event() if engine.scope(record):
-                        rows.append(self._row(record, sites.find(record)))
-                        answered.append(record.direction == "in" and record.data is not None)
-        self._events = self._ffi.new("struct sekisho_event[]", rows)
-        self._answered = self._ffi.new("uint8_t[]", answered)
-        self._count = len(rows)
+            kept = [each for each in records if not isinstance(each, Event) or engine.scope(each)]
+        self._count = 1 + sum(not isinstance(record, Code) for record in kept)  # it begins with a reset
 
     def __len__(self) -> int:
         return self._count
 
-    def _row(self, event: Event, site: int | None) -> tuple[Any, ...]:
-        data = self._ffi.new("uint8_t[]", event.payload or bytes(event.width * event.count))
-        self._data.append(data)
-        origin = Origin.SITE if site is not None else Origin.UNKNOWN
-        number = self._native.SEKISHO_NO_SITE if site is None else site
-        space, direction = ("pio", "mmio").index(event.space), ("in", "out").index(event.direction)
-        return (event.vcpu, space, direction, event.width, origin, number, event.count, event.address, data)
-
     def run(self, engine: Engine, batch: int) -> list[int]:
         """Nanoseconds of each full batch of events, from the beginning of the machine."""
-        engine.reset()
         spent = self._ffi.new("uint64_t[]", self._count // batch + 1)
-        self._native.sekisho_engine_replay(engine._handle, self._events, self._answered, self._count, batch, spent)
+        self._native.sekisho_engine_replay(engine._handle, self._records, len(self._records), batch, spent)
         return list(spent)[: self._count // batch]
 
 

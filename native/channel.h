@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define CHANNEL_MAGIC 0x4f4b4553u /* "SEKO" */
-#define CHANNEL_VERSION 1
+#define CHANNEL_VERSION 2
 #define CHANNEL_MESSAGE 256
 #define CHANNEL_VCPUS 512
 #define CHANNEL_DEVICES 32
@@ -23,6 +23,7 @@ enum channel_state {
 	CHANNEL_LOADED = 1, /* the shim is in a process */
 	CHANNEL_READY = 2,  /* a VM was created and is filtered */
 	CHANNEL_FAILED = 3, /* `message` says why; the VMM was ended */
+	CHANNEL_REHEARSING = 4, /* before CHANNEL_READY, if there is a rehearsal */
 };
 
 enum channel_mode { CHANNEL_ENFORCE = 0, CHANNEL_AUDIT = 1 };
@@ -83,6 +84,8 @@ struct channel {
 	_Atomic uint32_t pauses;     /* times that a vCPU asked for it (set by the shim) */
 	_Atomic uint64_t table_offset;
 	_Atomic uint64_t table_size;
+	uint64_t rehearsal_offset; /* in the table's file: struct sekisho_recorded, for each VM before it runs */
+	uint64_t rehearsal_size;   /* 0: none */
 
 	/* Set by the shim. */
 	_Atomic uint32_t state;

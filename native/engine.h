@@ -22,7 +22,7 @@
 
 /* cffi: begin */
 
-#define SEKISHO_ABI 2		 /* raised whenever a struct or a function below changes */
+#define SEKISHO_ABI 3		 /* raised whenever a struct or a function below changes */
 #define SEKISHO_TABLE_VERSION 7
 #define SEKISHO_NO_SITE 0xffffffff
 #define SEKISHO_NO_VCPU 0xffffffff
@@ -46,6 +46,9 @@ enum sekisho_origin {
 };
 
 enum sekisho_verdict { SEKISHO_ALLOW = 0, SEKISHO_DENY = 1 };
+
+/* What a record of a rehearsal holds. */
+enum sekisho_what { SEKISHO_REQUESTED = 0, SEKISHO_SIGNALLED = 1, SEKISHO_WAS_RESET = 2 };
 
 /* What of the policy an address falls under. */
 enum sekisho_scope { SEKISHO_OUTSIDE = 0, SEKISHO_FOLLOWED = 1, SEKISHO_GUARDED = 2 };
@@ -140,6 +143,28 @@ struct sekisho_statistics {
 	uint64_t memory;	/* bytes taken at open */
 };
 
+/* A recorded event; `size` bytes of data follow (of a read: its answer), and zeros up to a multiple of 8. */
+struct sekisho_recorded {
+	uint64_t address;	/* of a signal: the line */
+	uint32_t vcpu;
+	uint32_t site;		/* as in struct sekisho_event */
+	uint32_t count;		/* of a signal: the level */
+	uint32_t size;
+	uint8_t space;
+	uint8_t direction;
+	uint8_t width;
+	uint8_t origin;
+	uint8_t what;		/* enum sekisho_what */
+	uint8_t reserved[3];
+};
+
+struct sekisho_rehearsal {
+	uint64_t records;	/* taken */
+	uint64_t denied;	/* of these */
+	uint32_t whole;		/* 0: ended early */
+	uint32_t reserved;
+};
+
 /* What the shim needs to find the driver in guest memory. Pointers live as long as the engine. */
 struct sekisho_site {
 	uint32_t protocol;
@@ -227,12 +252,14 @@ const char *sekisho_reason_text(uint32_t reason);
 int sekisho_engine_describe_node(const struct sekisho_engine *engine, uint32_t node, char *text, size_t size);
 
 /*
- * For the benchmark, in the shared library only. Requests (and answers, where `answered`) in order; a space beyond
- * SEKISHO_MMIO stands for a signal of line `address` to level `count`. `spent` takes the nanoseconds of each `batch` events.
- * Returns the number of denied events.
+ * Before the guest runs: takes `size` bytes of records (struct sekisho_recorded), so that what they lead to need not be worked out
+ * while the guest waits, and stands at the beginning again with nothing counted but hits and misses. Ends early where room or
+ * budget end. Returns 0, or -1 when the bytes are no records.
  */
-uint64_t sekisho_engine_replay(struct sekisho_engine *engine, const struct sekisho_event *events, const uint8_t *answered,
-			       size_t count, size_t batch, uint64_t *spent);
+int sekisho_engine_rehearse(struct sekisho_engine *engine, const void *records, size_t size, struct sekisho_rehearsal *rehearsal);
+
+/* For the benchmark: the same without an end; `spent` takes the nanoseconds of each `batch` records. Returns how many were denied. */
+uint64_t sekisho_engine_replay(struct sekisho_engine *engine, const void *records, size_t size, size_t batch, uint64_t *spent);
 
 /* cffi: end */
 

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "shim.h"
 
@@ -74,6 +75,34 @@ static struct sekisho_engine *open_engine(char *error, size_t size)
 	return engine;
 }
 
+/* What a guest may be expected to do is worked out before it runs, not while it waits. */
+static void rehearse(struct sekisho_engine *engine)
+{
+	struct channel *channel = shim_channel;
+	struct sekisho_rehearsal rehearsal;
+	struct timespec begin, end;
+	int fault = -1;
+	void *records;
+
+	if (!channel->rehearsal_size)
+		return;
+	atomic_store(&channel->state, CHANNEL_REHEARSING);
+	shim_wake();
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	records = mmap(NULL, channel->rehearsal_size, PROT_READ, MAP_PRIVATE, shim_table, (off_t)channel->rehearsal_offset);
+	if (records != MAP_FAILED) {
+		fault = sekisho_engine_rehearse(engine, records, channel->rehearsal_size, &rehearsal);
+		munmap(records, channel->rehearsal_size);
+	}
+	if (fault)
+		shim_fail("the rehearsal cannot be read");
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	shim_note("rehearsed %llu records in %.1f s%s, %llu of them denied", (unsigned long long)rehearsal.records,
+		  (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9,
+		  rehearsal.whole ? "" : " (ended early: the engine's room or budget is used up)",
+		  (unsigned long long)rehearsal.denied);
+}
+
 /* Irq runs open when their line rises. Where the lines are not KVM's, we do not see them: they count as raised all the time. */
 void shim_look_for_lines(struct vm *vm)
 {
@@ -102,6 +131,7 @@ static void create_vm(int system, int file)
 	vm->engine = open_engine(error, sizeof(error));
 	if (!vm->engine)
 		shim_fail("%s", error);
+	rehearse(vm->engine);
 	sekisho_engine_facts(vm->engine, &vm->facts);
 	pci_policy(vm);
 	pci_restart(vm, true);

@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
 def _attend(running: list[subprocess.Popen[bytes]], script: str, folder: Path) -> int | None:
     process = subprocess.Popen(["sh", "-c", script, folder / "log"])
     running.append(process)
-    host._attend(process, folder)
+    host._attend(process, folder, 1)
     return process.poll()
 
 

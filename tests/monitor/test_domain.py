@@ -60,7 +60,7 @@ def test_a_domains_settings_are_found_by_name_or_rather_by_uuid(folder: Path) ->
     (folder / f"{UUID}.toml").write_text('policies = ["floppy.json"]')
     path, settings = domain.find(DOMAIN, folder)
     assert (path.stem, settings.mode) == (UUID, "enforce")
-    assert domain.policies(path, settings) == [folder / "floppy.json"]
+    assert domain.files(path, settings.policies) == [folder / "floppy.json"]
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_what_others_may_write_starts_nothing(name: str, how: str, folder: Path)
     else:
         (folder / name).chmod((folder / name).stat().st_mode | 0o020)
     with pytest.raises(SekishoError, match="must belong to root"):
-        domain.policies(*domain.find(DOMAIN, folder))
+        domain.files(folder / "web-1.toml", domain.find(DOMAIN, folder)[1].policies)

@@ -13,6 +13,7 @@ import pytest
 from sekisho.monitor.launcher import Launcher, Options, StartError
 from sekisho.policy import compile as compile_policy
 from sekisho.policy import write
+from sekisho.trace import Event, Writer
 from tests.monitor.bare_metal import (
     PATIENCE,
     SEKISHO,
@@ -329,3 +330,33 @@ def test_a_table_that_the_shims_engine_does_not_know_ends_the_vmm(
     table[offset] ^= 0x55
     with pytest.raises(StartError, match="table"):
         Launcher([str(vmm), "run", WRITES_41_42_AND_READS], bytes(table), Options()).run()
+
+
+@pytest.mark.kvm
+def test_what_the_guest_may_do_is_rehearsed_before_it_runs(vmm: Path, tmp_path: Path) -> None:
+    with Writer(tmp_path / "rehearsed") as writer:
+        for data in ("41", "42"):
+            writer.write(Event(vcpu=0, ip=None, space="pio", direction="out", address=0x3FF, width=1, data=data))
+    code, output, errors = _run(
+        [str(vmm), "run", WRITES_41_42_AND_READS], tmp_path, "--rehearse", str(tmp_path / "rehearsed")
+    )
+    assert (code, output.splitlines()[:-1]) == (0, ["out 3ff 41", "in 3ff 5a"])
+    assert "rehearsed 3 records" in errors
+    assert "1 of them denied" in errors
+    assert json.loads(output.splitlines()[-1])["denied"] == 1
+
+
+@pytest.mark.kvm
+def test_a_damaged_rehearsal_ends_the_vmm(vmm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEKISHO_RUNTIME_DIR", str(tmp_path / "run"))
+    with pytest.raises(StartError, match="the rehearsal cannot be read"):
+        Launcher(
+            [str(vmm), "run", WRITES_41_42_AND_READS], compile_policy(ALLOWING_41), Options(rehearsal=b"damaged")
+        ).run()
+
+
+@pytest.mark.kvm
+def test_a_missing_trace_to_rehearse_starts_nothing(vmm: Path, tmp_path: Path) -> None:
+    code, _, errors = _run([str(vmm), "run", WRITES_41_42_AND_READS], tmp_path, "--rehearse", str(tmp_path / "none"))
+    assert code == 2
+    assert str(tmp_path / "none") in errors

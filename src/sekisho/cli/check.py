@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from sekisho.engine import Denial, Engine, Origin, Statistics
+from sekisho.engine import Denial, Engine, Statistics
+from sekisho.engine.recorded import locate
 from sekisho.policy import Policy
 from sekisho.policy import read as read_policy
 from sekisho.protocol.model import Site
-from sekisho.trace import Code, Event, Interrupt, Record, Reset
+from sekisho.trace import Event, Interrupt, Record, Reset
 from sekisho.trace import read as read_trace
-from sekisho.trace.locate import SiteMap, infer_places
 
-# Where a PC's firmware runs: below 1 MiB, and at the top of the first 4 GiB.
-_FIRMWARE = ((0xC0000, 0xFFFFF), (0xFFF00000, 0xFFFFFFFF))
 _SHOWN = 12
 
 
@@ -64,46 +62,20 @@ def replay(
             engine.forget()
         events = 0
         denials: list[tuple[int, Denial]] = []
-        for number, event, site, origin in _located(policy, records, engine):
-            events += 1
-            denial = engine.judge(event, site, origin)
-            if denial is not None:
-                denials.append((number, denial))
-                if not go_on:
-                    break
+        for number, record, site, origin in locate(policy, records, engine):
+            match record:
+                case Interrupt(line=line, level=level):
+                    engine.signal(line, level)
+                case Reset():
+                    engine.reset()
+                case Event():
+                    events += 1
+                    denial = engine.judge(record, site, origin)
+                    if denial is not None:
+                        denials.append((number, denial))
+                        if not go_on:
+                            break
         return Result(engine.statistics(), events, denials)
-
-
-def _located(
-    policy: Policy, records: Callable[[], Iterable[Record]], engine: Engine
-) -> Iterator[tuple[int, Event, int | None, Origin]]:
-    """The events, each with its site and origin; signals and resets are given to the engine on the way."""
-    sites = SiteMap(policy.protocols)
-    if policy.match == "ip" and not any(isinstance(record, Code) for record in records()):
-        # Read twice rather than held in memory: traces are long.
-        pointed = (record for record in records() if isinstance(record, Event) and engine.scope(record) > 0)
-        for place in infer_places(pointed, policy.protocols):
-            sites.place(place)
-    for number, record in enumerate(records(), 1):
-        match record:
-            case Code():
-                sites.place(record)
-            case Interrupt(line=line, level=level):
-                engine.signal(line, level)
-            case Reset():
-                engine.reset()
-            case Event():
-                site = sites.find(record)
-                yield number, record, site, _origin(record, site)
-
-
-def _origin(event: Event, site: int | None) -> Origin:
-    if site is not None:
-        return Origin.SITE
-    if event.ip is None:
-        return Origin.UNKNOWN
-    firmware = any(first <= event.ip <= last for first, last in _FIRMWARE)
-    return Origin.FIRMWARE if firmware else Origin.ELSEWHERE
 
 
 def _document(result: Result) -> dict[str, Any]:

@@ -67,6 +67,9 @@ def lab(
     cpus: Annotated[int, typer.Option(min=1, max=8, help="The guest's CPUs.")] = 1,
     host: Annotated[Host, typer.Option(help="This machine's KVM, or an emulated host.")] = Host.auto,
     qemu: Annotated[Kernel | None, typer.Option(help="Run the QEMU of this Debian suite.")] = None,
+    rehearse: Annotated[
+        list[Path] | None, typer.Option(help="Trace that the filter rehearses before the guest runs.")
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Keep the trace of the guest's requests here.")] = None,
     log: Annotated[Path | None, typer.Option(help="Keep the filter's log here.")] = None,
     runs: Annotated[int, typer.Option(min=1, max=1000, help="ide: how often each attack is sent.")] = 1,
@@ -82,8 +85,8 @@ def lab(
     Example: sekisho lab floppy --policy floppy.json --attack venom
     """
     if machine is Machine.ide:
-        if workload is not Workload.standard or trace is not None or log is not None:
-            raise SekishoError("lab ide has no workload, trace or log")
+        if workload is not Workload.standard or trace is not None or log is not None or rehearse:
+            raise SekishoError("lab ide has no workload, trace, rehearsal or log")
         named = tuple(name for given in attacks or () for name in (ide.attacks() if given == "all" else [given]))
         source = None if qemu is None else qemu.value
         died = ide.run(named, tuple(policy or ()), runs=runs, where=host.value, qemu=source)
@@ -103,6 +106,7 @@ def lab(
         qemu=None if qemu is None else qemu.value,
         trace=trace,
         log=log,
+        rehearse=tuple(rehearse or ()),
     )
     report = floppy.run(plan)
     if as_json:

@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,10 @@ def run(
     handshake_timeout: Annotated[
         float, typer.Option(help="Seconds that the VMM has to create its VM and vCPUs.")
     ] = 5.0,
+    rehearse: Annotated[
+        list[Path] | None,
+        typer.Option(help="Before the guest runs, work out what this trace leads to; may be given several times."),
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="Nothing on standard error but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
@@ -40,10 +45,12 @@ def run(
 
     Example: sekisho run --policy floppy.json -- qemu-system-x86_64 -accel kvm -m 512 -fda disk.img
     """
+    from sekisho.engine.recorded import rehearsal
     from sekisho.monitor.launcher import Launcher, Options, describe
     from sekisho.monitor.union import unite
     from sekisho.policy import compile as compile_policy
     from sekisho.policy import read
+    from sekisho.trace import read as read_trace
 
     united = unite([read(path) for path in policy])
     if trust_firmware is not None:
@@ -57,6 +64,7 @@ def run(
         trace=trace,
         log=log,
         handshake=handshake_timeout,
+        rehearsal=rehearsal(united, [partial(read_trace, path) for path in rehearse or ()]),
         quiet=quiet,
     )
     launcher = Launcher(command, compile_policy(united), options)

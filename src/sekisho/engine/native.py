@@ -149,6 +149,15 @@ class Engine:
         """The past is unknown: every state is possible, on `vcpus` virtual CPUs."""
         self._native.sekisho_engine_forget(self._handle, vcpus)
 
+    def rehearse(self, records: bytes) -> tuple[int, int, bool]:
+        """Take what `sekisho.engine.recorded.rehearsal` made, then begin anew: how many records were taken, how many of
+        them denied, and whether it was all. `SekishoError` when it is something else.
+        """
+        rehearsal: Any = self._ffi.new("struct sekisho_rehearsal *")
+        if self._native.sekisho_engine_rehearse(self._handle, records, len(records), rehearsal):
+            raise SekishoError(f"record {rehearsal.records + 1} of the rehearsal is none")
+        return int(rehearsal.records), int(rehearsal.denied), bool(rehearsal.whole)
+
     def scope(self, event: Event) -> int:
         """0 when the policy does not name the event's address, 1 when it is followed, 2 when it is guarded."""
         space = _SPACES.index(event.space)

@@ -47,6 +47,10 @@ STEPS: dict[Workload, tuple[str, ...]] = {
 # Seconds, many times what they take in emulation.
 _TIMEOUT: dict[Workload, float] = {"standard": 300, "stress": 400, "files": 300, "strain": 400, "none": 120}
 
+# A rehearsal takes minutes in emulation, and meanwhile nothing is heard of the guest.
+_REHEARSAL = 200.0
+_PATIENCE = 4
+
 # Where user space ends on x86-64 (47 bits): the attack is sent by a program, the driver runs in the kernel.
 _USER_SPACE = 1 << 47
 
@@ -106,8 +110,8 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: policies (none: no filter), attacks by name (known ones, and those of `sekisho.lab.mimic`), the
-    workload, the guest's kernel and CPUs, the host.
+    """What to run: policies (none: no filter) and traces that are rehearsed for them, attacks by name (known ones, and
+    those of `sekisho.lab.mimic`), the workload, the guest's kernel and CPUs, the host.
     """
 
     policies: tuple[Path, ...] = ()
@@ -119,6 +123,7 @@ class Plan:
     qemu: str | None = None
     trace: Path | None = None
     log: Path | None = None
+    rehearse: tuple[Path, ...] = ()
 
 
 def run(plan: Plan) -> Report:
@@ -142,9 +147,9 @@ def run(plan: Plan) -> Report:
         vmm = [*machine.qemu(plan.qemu), *hardware(plan.cpus), *boot.arguments(), *arguments]
         vmm += ["-trace", f"enable={','.join(_WITNESSES[name] for name in devices)}".replace(",", ",enable=")]
         vmm += ["-D", str(results / "vmm.log")]
-        outcome = host.run(
-            Job([*_filter(plan, results), *vmm], _TIMEOUT[plan.workload] + 60 * len(mimics), plan.cpus), results, where
-        )
+        timeout = _TIMEOUT[plan.workload] + 60 * len(mimics) + (_REHEARSAL if plan.rehearse else 0)
+        patience = _PATIENCE if plan.rehearse else 1
+        outcome = host.run(Job([*_filter(plan, results), *vmm], timeout, plan.cpus, patience), results, where)
         report = Report(debian.kernel(plan.kernel).release, plan.cpus, where, bool(plan.policies))
         _take_outcome(report, outcome, STEPS[plan.workload])
         events = list(_trace(results / "trace.jsonl"))
@@ -181,6 +186,7 @@ def _filter(plan: Plan, results: Path) -> list[str]:
     options = ["--quiet", "--handshake-timeout", "60", "--trace", f"{SCRATCH}/trace.jsonl"]
     if plan.policies:
         options += ["--log", f"{SCRATCH}/log.jsonl", "--mode", "enforce"]
+        options += [f"--rehearse={path.resolve()}" for path in plan.rehearse]
         policies = [path.resolve() for path in plan.policies]
     elif plan.trace is not None or any(name.startswith(mimic.PREFIX) for name in plan.attacks):
         # A trace holds every request, whoever guards its address; this guards one that nobody has.

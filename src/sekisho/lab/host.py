@@ -139,18 +139,18 @@ def _run_nested(command: list[str], results: Path, job: Job) -> None:
         except OSError as error:
             raise SekishoError(f"qemu-system-x86_64 cannot be started: {error.strerror}") from error
         try:
-            _attend(process, results)
+            _attend(process, results, job.patience)
         finally:
             process.kill()
             process.wait()
 
 
-def _attend(process: subprocess.Popen[bytes], results: Path) -> None:
+def _attend(process: subprocess.Popen[bytes], results: Path, least: int) -> None:
     """Wait until the emulated host has ended, or is stuck: the job keeps its own time inside, if it goes on at all."""
     seen, since, spent = -1, 0.0, 0.0
     while process.poll() is None:
         size, now, work = sum(map(_size, results.iterdir())), time.monotonic(), processor_seconds(process.pid)
-        patience = PATIENCE if _size(results / "serial.log") else 1
+        patience = max(least, PATIENCE if _size(results / "serial.log") else 1)
         if size != seen:
             seen, since, spent = size, now, work
         elif now - since > patience * STALL_SECONDS or work - spent > patience * STALL_WORK:

@@ -29,11 +29,14 @@ DISK_SIZE = 1440 * 1024
 
 @dataclass(slots=True)
 class Job:
-    """What to run: the VMM's command, the seconds it may take, and the guest's CPUs."""
+    """What to run: the VMM's command, the seconds it may take, the guest's CPUs, and how many times as long as else
+    nothing need be heard of it.
+    """
 
     command: list[str]
     timeout: float = 120.0
     cpus: int = 1
+    patience: int = 1
 
 
 @dataclass(slots=True)

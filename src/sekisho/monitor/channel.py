@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAGIC: Final = 0x4F4B4553
-VERSION: Final = 1
+VERSION: Final = 2
 MESSAGE: Final = 256
 VCPUS: Final = 512
 DEVICES: Final = 32
@@ -21,7 +21,7 @@ SLOT: Final = 64
 RING_SLOTS: Final = 16384
 """One MiB: some 16,000 traced requests between two looks of the launcher."""
 
-STARTED, LOADED, READY, FAILED = range(4)
+STARTED, LOADED, READY, FAILED, REHEARSING = range(5)
 MODES: Final = ("enforce", "audit")
 EVENT, LINE, CODE, RESET, DENIAL, NOTE, PAUSE = range(1, 8)
 
@@ -84,6 +84,8 @@ class Header(Structure):
     pauses: int
     table_offset: int
     table_size: int
+    rehearsal_offset: int
+    rehearsal_size: int
     state: int
     vmm: int
     vms: int
@@ -104,12 +106,12 @@ class Header(Structure):
     _fields_ = [
         *((name, c_uint32) for name in ("magic", "version", "size", "ring_offset", "ring_slots", "launcher")),
         *((name, c_uint32) for name in ("mode", "tracing", "generation", "stoppable", "stops", "pauses")),
-        *((name, c_uint64) for name in ("table_offset", "table_size")),
+        *((name, c_uint64) for name in ("table_offset", "table_size", "rehearsal_offset", "rehearsal_size")),
         *((name, c_uint32) for name in ("state", "vmm", "vms", "vcpus", "applied", "refused", "blind", "reserved")),
         *((name, c_uint64) for name in ("resets", "dropped", "lost", "unhooked")),
         ("engine", EngineFigures),
         ("message", c_char * MESSAGE),
-        ("_1", c_char * 8),
+        ("_1", c_char * 56),
         ("head", c_uint64),
         ("_2", c_char * 56),
         ("tail", c_uint64),
@@ -143,7 +145,7 @@ _READY = struct.Struct("<I")
 class Channel:
     """Creates the shared memory and the file with the policy's table. Both go to the VMM by inherited file number."""
 
-    def __init__(self, table: bytes, *, audit: bool = False, tracing: bool = False) -> None:
+    def __init__(self, table: bytes, rehearsal: bytes = b"", *, audit: bool = False, tracing: bool = False) -> None:
         offset = -(-sizeof(Header) // 4096) * 4096
         size = offset + RING_SLOTS * SLOT
         self.file = os.memfd_create("sekisho-channel")
@@ -158,16 +160,21 @@ class Channel:
         header.ring_offset, header.ring_slots = offset, RING_SLOTS
         header.launcher = os.getpid()
         header.mode, header.tracing = int(audit), int(tracing)
+        header.rehearsal_offset, header.rehearsal_size = self._append(rehearsal), len(rehearsal)
         self.offer(table)
 
     def offer(self, table: bytes) -> int:
         """Puts a table where the shim finds it; returns its generation. The shim takes it before it judges again."""
-        end = os.fstat(self.table_file).st_size
-        os.pwrite(self.table_file, table, end)
-        os.ftruncate(self.table_file, -(-(end + len(table)) // 4096) * 4096)  # the next one begins on a page
-        self.header.table_offset, self.header.table_size = end, len(table)
+        self.header.table_offset, self.header.table_size = self._append(table), len(table)
         self.header.generation += 1
         return self.header.generation
+
+    def _append(self, content: bytes) -> int:
+        """Where it stands in the table's file; what follows begins on a page."""
+        end = os.fstat(self.table_file).st_size
+        os.pwrite(self.table_file, content, end)
+        os.ftruncate(self.table_file, -(-(end + len(content)) // 4096) * 4096)
+        return end
 
     def records(self) -> Iterator[Record]:
         """All complete records, oldest first; their room is given back as the iteration goes on."""

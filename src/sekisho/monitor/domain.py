@@ -30,13 +30,16 @@ _NO_MACHINE = re.compile(r"none(,accel=[a-z:]+)?")
 
 
 class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One domain's settings. Paths of policies are relative to the settings' folder; `handshake` is in seconds."""
+    """One domain's settings. Paths (of policies, and of traces to rehearse) are relative to the settings' folder;
+    `handshake` is in seconds.
+    """
 
     policies: tuple[str, ...]
     mode: Literal["enforce", "audit"] = "enforce"
     log: str = ""
     emulator: str = str(EMULATOR)
     handshake: float = 30.0
+    rehearse: tuple[str, ...] = ()
 
 
 def is_question(options: Sequence[str]) -> bool:
@@ -113,10 +116,10 @@ def check_owner(path: Path) -> None:
         raise SekishoError("must belong to root, and nobody else may write it", source=path)
 
 
-def policies(path: Path, domain: Domain) -> list[Path]:
-    """The domain's policy files, each root's alone."""
-    files = [path.parent / name for name in domain.policies]
-    for file in files:
+def files(path: Path, names: Sequence[str]) -> list[Path]:
+    """The files that the settings in `path` name, each root's alone."""
+    found = [path.parent / name for name in names]
+    for file in found:
         for part in (file, *file.resolve().parents):
             check_owner(part)
-    return files
+    return found

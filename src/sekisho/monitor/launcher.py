@@ -23,7 +23,7 @@ from typing import Any, NoReturn, Protocol
 
 from sekisho.errors import SekishoError
 from sekisho.monitor import control, journal, preflight
-from sekisho.monitor.channel import FAILED, MODES, PAUSE, READY, Channel
+from sekisho.monitor.channel import FAILED, MODES, PAUSE, READY, REHEARSING, Channel
 from sekisho.monitor.metrics import render
 from sekisho.monitor.qmp import Qmp
 
@@ -34,7 +34,9 @@ _BUSY, _IDLE = 0.002, 0.25
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run a VM. `devices` names the policy's devices in the table's order; `handshake` is in seconds."""
+    """How to run a VM. `devices` names the policy's devices in the table's order; `handshake` is in seconds, without
+    those of the rehearsal, for which see `sekisho.engine.recorded`.
+    """
 
     devices: tuple[str, ...] = ()
     policy: str = ""
@@ -44,6 +46,7 @@ class Options:
     trace: Path | None = None
     log: Path | None = None
     handshake: float = 5.0
+    rehearsal: bytes = b""
     quiet: bool = False
     beside: bool = False
     """This process becomes the VMM; a child of it is the launcher."""
@@ -140,7 +143,7 @@ class Launcher:
         self.policy = options.policy
         self.trace = _open(options.trace, "trace")
         self.log = _open(options.log, "log")
-        self.channel = Channel(table, audit=options.audit, tracing=options.trace is not None)
+        self.channel = Channel(table, options.rehearsal, audit=options.audit, tracing=options.trace is not None)
         self.qmp = Qmp() if options.pausable else None
         self.channel.header.stoppable = int(options.pausable)
         self.name = _fit(options.name) or vm_name(command) or f"vm-{os.getpid()}"
@@ -244,6 +247,7 @@ class Launcher:
     def _handshake(self) -> None:
         header = self.channel.header
         deadline = time.monotonic() + self.options.handshake
+        rehearsing = False
         self._selector.register(self._wake, selectors.EVENT_READ)
         while not (header.state == READY and header.vcpus):
             self._clear_wake()
@@ -255,6 +259,11 @@ class Launcher:
                 code = self._process.returncode
                 how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
                 raise StartError(f"the VMM ended before it created a KVM virtual machine ({how})")
+            if header.state == REHEARSING:
+                if not rehearsing:
+                    self._say("rehearsing before the guest starts")
+                rehearsing = True
+                deadline = time.monotonic() + self.options.handshake
             if time.monotonic() > deadline:
                 self._kill()
                 raise StartError(self._why_no_handshake())

@@ -5,7 +5,7 @@ globals (cells of the driver's memory). Arguments and results are passed as loca
 keeps them apart. What the engine cannot express is ANY. `draft.settle` then drops what decides nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sekisho.protocol.access import Access, Accesses, Row, changed
@@ -18,6 +18,7 @@ from sekisho.protocol.assumption import (
 )
 from sekisho.protocol.context import Context
 from sekisho.protocol.draft import ANY, TRUE, Choice, Draft, DraftPoint, DraftStep
+from sekisho.protocol.dues import Dues
 from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary
 from sekisho.protocol.extension import extended_registers
 from sekisho.protocol.folding import fold, has_limit
@@ -26,9 +27,8 @@ from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT
 from sekisho.protocol.lower import sign_extended
 from sekisho.protocol.model import REGISTERED
 from sekisho.protocol.outcome import split_outcomes
-from sekisho.protocol.registers import BYTE, RESULT, due, low_byte, plain, register_name
-from sekisho.values.convention import Place
-from sekisho.values.expression import Expression, Value
+from sekisho.protocol.registers import BYTE, RESULT, low_byte, plain, register_name
+from sekisho.values.expression import Value
 from sekisho.values.operation import mask
 from sekisho.values.routine import Routine, preserves
 from sekisho.values.segment import input_symbol
@@ -55,6 +55,11 @@ class _Routine:
     first: dict[int, int] = field(default_factory=dict)
     later: list[tuple[DraftStep, int]] = field(default_factory=list)
     """Steps to the first point of a stretch that may not have been drafted yet."""
+
+    @property
+    def dues(self) -> Dues:
+        """What its steps say of deadlines."""
+        return Dues(self.context.deadlines, self.context.facts, self.name, self.routine.function.address)
 
     def draft(self) -> list[DraftPoint]:
         facts = self.context.facts
@@ -158,45 +163,12 @@ class _Stretch(Accesses):
     def _registers(self) -> dict[str, Tree]:
         """Return the assignments to registers and stack slots that somebody may look at behind the stretch."""
         sets = dict(self.slots)
+        dues, here = self.parent.dues, self.parent.routine.function.address
         for place, value in sorted(self.stretch.segment.registers.items()):
             if place in self.stretch.live_out and place != self.facts.convention.stack:
                 name = register_name(self.facts, self.routine, place)
-                sets |= self._both(name, value, element=True) | self._due(self._here, name, place, value)
+                sets |= self._both(name, value, element=True) | dues.assignment(self.stretch, here, name, place, value)
         return sets | self._limited()
-
-    def _due(self, function: int, name: str, place: Place, value: Value) -> dict[str, Tree]:
-        """Return the assignment of the number of a value's deadline, if the register of a function may hold one."""
-        may = (function, place) in self.context.deadlines.registers
-        return {due(name): self._deadline(value)} if may else {}
-
-    def _deadline(self, value: Value) -> Tree:
-        """Return the number of a value's deadline."""
-        symbol = value.name if isinstance(value, Expression) and value.op == "symbol" else None
-        if symbol is not None and symbol[0] == "register" and isinstance(place := symbol[1], int):
-            known = (self._here, place) in self.context.deadlines.registers
-            return Name(due(register_name(self.facts, self.routine, place))) if known else Constant(0)
-        return Constant(self.context.deadlines.of(self.stretch, value))
-
-    @property
-    def _here(self) -> int:
-        return self.parent.routine.function.address
-
-    def _time(self) -> tuple[Tree, dict[str, Tree]]:
-        """Return when the clock may be before what it is compared with, and what is known where it is not."""
-        times = self.context.deadlines
-        place, possible = times.compared.get(self.stretch.address, (None, ()))
-        if not possible or self.stretch.address in times.stored:
-            return ANY, {}
-        number: Tree = Constant(times.number(possible[0]))
-        if place is not None:
-            number = Name(due(register_name(self.facts, self.routine, place)))
-        over: Tree = Constant(0)
-        sets: dict[str, Tree] = {}
-        for each in possible:
-            here, flag = Binary("==", number, Constant(times.number(each))), times.flags[each]
-            over = Binary("or", over, Binary("and", here, Binary("==", Name(flag), Constant(1))))
-            sets[flag] = Binary("|", Name(flag), here)
-        return Unary("not", over), sets
 
     def _limited(self) -> dict[str, Tree]:
         """Return the assignments to registers that are kept, and of which their use as an index has told something."""
@@ -227,7 +199,7 @@ class _Stretch(Accesses):
         point = parent.points[current]
         condition = stretch.segment.condition
         tree = ANY if condition is None else self.tree(condition)
-        early, passed = self._time()
+        early, passed = parent.dues.comparison(stretch)
         for edge in stretch.edges:
             if edge.target not in parent.routine.stretches or edge.target not in self.facts.reached:
                 continue
@@ -256,12 +228,7 @@ class _Stretch(Accesses):
         convention = self.facts.convention
         registers = [register_name(self.facts, self.routine, place) for place in sorted(convention.names)]
         names = [name for register in registers for name in (register, low_byte(register))]
-        return [*names, *self._dues(convention.names)]
-
-    def _dues(self, places: Iterable[Place]) -> list[str]:
-        """Return the locals for deadlines of those of the registers that may hold one."""
-        known = self.context.deadlines.registers
-        return [due(register_name(self.facts, self.routine, each)) for each in places if (self._here, each) in known]
+        return [*names, *self.parent.dues.locals(convention.names)]
 
     def _result(self) -> dict[str, Tree]:
         place, convention = self.facts.convention.result, self.facts.convention
@@ -360,7 +327,9 @@ class _Stretch(Accesses):
         for place in self.facts.convention.arguments:
             value = self.stretch.segment.registers.get(place, input_symbol(place, self.facts.convention.word))
             register = register_name(self.facts, name, place)
-            sets |= self._both(register, value) | self._due(callee, register, place, value)
+            sets |= self._both(register, value) | self.parent.dues.assignment(
+                self.stretch, callee, register, place, value
+            )
         return sets
 
     def _after_call(
@@ -381,7 +350,7 @@ class _Stretch(Accesses):
         sets: dict[str, Tree] = dict(also)
         registers = [register_name(facts, self.routine, place) for place in sorted(changed)]
         sets |= {name: ANY for register in registers for name in (register, low_byte(register))}
-        sets |= dict.fromkeys(self._dues(sorted(changed)), Constant(0))
+        sets |= dict.fromkeys(self.parent.dues.locals(sorted(changed)), Constant(0))
         if again:
             # An inner activation of this function has left its own locals.
             sets |= dict.fromkeys((*self._every_register(), *self.frame.slots), ANY)

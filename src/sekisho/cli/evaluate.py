@@ -48,8 +48,9 @@ def evaluate(
     from rich.progress import Progress
 
     from sekisho.cli.check import replay
-    from sekisho.engine.evaluation import WITHIN, opening, whitelist
     from sekisho.engine.evaluation import evaluate as measure
+    from sekisho.engine.evaluation import opening, whitelist
+    from sekisho.engine.player import WITHIN
     from sekisho.policy import read
     from sekisho.trace import read as read_trace
 

@@ -1,36 +1,23 @@
 """Measures how tight a filter is: which share of mutated traces it denies, beside other filters on the same mutants.
 
-A trace is replayed once for each filter. Where a mutant begins, the process forks, so that the engine's state so far is
-there for nothing; the child plays the mutant and tells whether it was denied in time, and if not, what explained the
-first request that was not the original's. So many children as the machine has processors run at once.
+A trace is replayed once for each filter, and mutants of its events are played from where they begin (`player`).
 """
 
-import os
-from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from random import Random
-from typing import TypeVar
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sekisho.engine.native import Engine, Origin
-from sekisho.engine.residue import Residue, Witness
+from sekisho.engine.player import WITHIN, Mutant, Player, Tally, at_device, following
+from sekisho.engine.residue import Residue
 from sekisho.policy import Policy
 from sekisho.policy.address import parse_ranges
-from sekisho.protocol.model import Edge, Entry, Node, Protocol
-from sekisho.trace import Code, Event, Interrupt, Record
-from sekisho.trace.locate import SiteMap
-from sekisho.trace.mutate import OPERATORS, Mutation, rebased, splice
-
-T = TypeVar("T")
-
-WITHIN = 64
-"""A mutant counts as denied if an event of the next so many at guarded addresses is."""
+from sekisho.protocol.model import Edge, Entry, Node
+from sekisho.trace import Event, Record
+from sekisho.trace.mutate import OPERATORS, rebased, splice
 
 
 class Share(Struct, frozen=True):
@@ -44,33 +31,6 @@ class Share(Struct, frozen=True):
     mutants: int
     denied: dict[str, int]
     residue: tuple[tuple[Residue, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Mutant:
-    kind: tuple[str, str]
-    at: int
-    mutation: Mutation
-
-    def records(self, trace: Sequence[Record]) -> Iterator[Record]:
-        """Yield what comes from the mutated event on."""
-        yield from self.mutation.instead
-        tail = trace if self.mutation.trace is None else self.mutation.trace
-        yield from _from(tail, self.mutation.resume)
-
-
-class _Look(Struct):
-    """Whether a mutant is denied, and the sites that may have made the request that is not the driver's."""
-
-    denied: bool
-    named: list[int]
-
-
-@dataclass(slots=True)
-class _Tally:
-    mutants: int = 0
-    denied: dict[str, int] = field(default_factory=dict)
-    residue: Counter[Residue] = field(default_factory=Counter)
 
 
 def evaluate(
@@ -91,18 +51,18 @@ def evaluate(
     """
     scope = _scope(next(iter(policies.values())))
     foreign = [rebased(other, records) for other in others]
-    tallies: dict[tuple[str, str], _Tally] = {}
-    plan: dict[int, list[_Mutant]] = {}
+    tallies: dict[tuple[str, str], Tally] = {}
+    plan: dict[int, list[Mutant]] = {}
     for operator in OPERATORS:
         for direction in ("out", "in"):
             chance = Random(f"{seed} {operator} {direction}")
             mutants = _mutants(records, operator, direction, scope, count, chance, foreign)
             if mutants:
-                tallies[operator, direction] = _Tally(len(mutants), dict.fromkeys(policies, 0))
+                tallies[operator, direction] = Tally(len(mutants), dict.fromkeys(policies, 0))
             for mutant in mutants:
                 plan.setdefault(mutant.at, []).append(mutant)
     for number, (name, policy) in enumerate(policies.items()):
-        with _Player(policy, scope, tallies, name, explain=number == 0, stateless=name in stateless) as player:
+        with Player(policy, scope, tallies, name, explain=number == 0, stateless=name in stateless) as player:
             for at, record in enumerate(records):
                 for mutant in plan.get(at, ()):
                     player.start(mutant, records)
@@ -172,7 +132,7 @@ def _mutants(
     count: int,
     chance: Random,
     foreign: Sequence[Sequence[Record]],
-) -> list[_Mutant]:
+) -> list[Mutant]:
     guarded = frozenset(scope)
     places = [
         at
@@ -180,7 +140,7 @@ def _mutants(
         if isinstance(record, Event) and record.address in guarded and record.direction == direction
     ]
     chance.shuffle(places)
-    found: list[_Mutant] = []
+    found: list[Mutant] = []
     for at in places:
         operation = OPERATORS[operator]
         if operator == "splice" and foreign:
@@ -188,7 +148,7 @@ def _mutants(
         mutation = operation(records, at, chance, scope)
         if mutation is None:
             continue
-        mutant = _Mutant((operator, direction), at, mutation)
+        mutant = Mutant((operator, direction), at, mutation)
         if _differs(mutant, records, guarded):
             found.append(mutant)
             if len(found) == count:
@@ -196,183 +156,7 @@ def _mutants(
     return found
 
 
-def _differs(mutant: _Mutant, records: Sequence[Record], guarded: frozenset[int]) -> bool:
+def _differs(mutant: Mutant, records: Sequence[Record], guarded: frozenset[int]) -> bool:
     """Whether the mutant's requests are other than the original's within the events that count."""
-    changed = islice(_at_device(mutant.records(records), guarded), WITHIN)
-    return list(changed) != list(islice(_at_device(_from(records, mutant.at), guarded), WITHIN))
-
-
-def _from(records: Sequence[Record], first: int) -> Iterator[Record]:
-    return (records[number] for number in range(first, len(records)))
-
-
-def _at_device(records: Iterable[Record], guarded: frozenset[int]) -> Iterator[Event]:
-    for record in records:
-        if isinstance(record, Event) and record.address in guarded:
-            yield record
-
-
-def _apart(judge: Callable[[], T], kind: type[T]) -> T:
-    """Return what `judge` returns in a child, so that what it does to an engine is done there only."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            os.write(writing, msgspec.json.encode(judge()))
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        told = file.read()
-    os.waitpid(child, 0)
-    return msgspec.json.decode(told, type=kind)
-
-
-def _told_apart(policy: Policy) -> Policy:
-    """Return the policy with a site for each place, so that a claim of a site is one of a place.
-
-    Such claims are heard only where the policy matches by ip; requests of which no site is claimed are judged by
-    sequence there, too.
-    """
-    return replace(policy, match="ip", protocols=tuple(map(_with_sites, policy.protocols)))
-
-
-def _with_sites(protocol: Protocol) -> Protocol:
-    places = [node for node in protocol.nodes if node.site is not None]
-    numbers = {node.id: number for number, node in enumerate(places)}
-    return replace(
-        protocol,
-        sites=tuple(protocol.sites[node.site] for node in places if node.site is not None),
-        nodes=tuple(replace(node, site=numbers.get(node.id)) for node in protocol.nodes),
-    )
-
-
-class _Player:
-    """An engine with the places of the drivers' code, fed with records; mutants are played by its children."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        scope: Iterable[int],
-        tallies: dict[tuple[str, str], _Tally],
-        name: str,
-        *,
-        explain: bool,
-        stateless: bool,
-    ) -> None:
-        self._stateless = stateless
-        self._by_ip = policy.match == "ip"
-        if explain and not self._by_ip:
-            policy = _told_apart(policy)
-        self._engine = Engine(policy)
-        self._sites = SiteMap(policy.protocols)
-        self._scope = frozenset(scope)
-        self._tallies, self._name = tallies, name
-        self._witness = Witness(self._engine, policy) if explain else None
-        self._children: deque[tuple[int, int, tuple[str, str]]] = deque()
-        self._most = len(os.sched_getaffinity(0))
-
-    def __enter__(self) -> "_Player":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        while self._children:
-            self._reap()
-        self._engine.close()
-
-    def play(self, record: Record, claimed: int | None = None) -> bool:
-        """Feed a record; whether it was denied. `claimed` is the number of the site that is to have made it, if any."""
-        if isinstance(record, Event):
-            site = self._sites.find(record) if self._by_ip else claimed
-            judged = self._by_ip and self._sites.located and record.ip is not None
-            origin = Origin.ELSEWHERE if judged and site is None else None
-            return self._engine.judge(record, site, origin) is not None
-        if isinstance(record, Interrupt):
-            self._engine.signal(record.line, record.level)
-        elif isinstance(record, Code):
-            self._sites.place(record)
-        else:
-            self._engine.reset()
-        return False
-
-    def start(self, mutant: _Mutant, records: Sequence[Record]) -> None:
-        """Play a mutant in a child, from here; its result is counted when it ends."""
-        if self._stateless:
-            self._tallies[mutant.kind].denied[self._name] += self._outcome(mutant, records)[0]
-            return
-        if len(self._children) >= self._most:
-            self._reap()
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(reading)
-                os.write(writing, msgspec.json.encode(self._outcome(mutant, records)))
-            finally:
-                os._exit(0)
-        os.close(writing)
-        self._children.append((child, reading, mutant.kind))
-
-    def finish(self) -> None:
-        """Wait for all children."""
-        while self._children:
-            self._reap()
-
-    def _reap(self) -> None:
-        child, reading, kind = self._children.popleft()
-        with os.fdopen(reading, "rb") as file:
-            told = file.read()
-        os.waitpid(child, 0)
-        denied, residue = msgspec.json.decode(told, type=tuple[bool, Residue | None])
-        self._tallies[kind].denied[self._name] += denied
-        if residue is not None:
-            self._tallies[kind].residue[residue] += 1
-
-    def _outcome(self, mutant: _Mutant, records: Sequence[Record]) -> tuple[bool, Residue | None]:
-        """Play a mutant: whether it was denied in time, and if not, what explained it until then."""
-        if self._witness is None:
-            return self._follow(mutant, records)
-        seen = _apart(partial(self._look, mutant, records), _Look)
-        if seen.denied:
-            return True, None
-        # Most of what explains the request by itself cannot go on to what follows. (By ip its place is known.)
-        lasting = [each for each in seen.named if not _apart(partial(self._look, mutant, records, each), _Look).denied]
-        return self._follow(mutant, records, explained_by=lasting, witness=self._witness)
-
-    def _look(self, mutant: _Mutant, records: Sequence[Record], claimed: int | None = None) -> _Look:
-        denied, _ = self._follow(mutant, records, claimed=claimed, witness=self._witness)
-        return _Look(denied, [] if self._witness is None or self._by_ip else self._witness.named)
-
-    def _follow(
-        self,
-        mutant: _Mutant,
-        records: Sequence[Record],
-        *,
-        claimed: int | None = None,
-        explained_by: Collection[int] | None = None,
-        witness: Witness | None = None,
-    ) -> tuple[bool, Residue | None]:
-        """Play on as long as it matters. The first request that is not the driver's is `claimed` to be of that site."""
-        original = _at_device(_from(records, mutant.at), self._scope)
-        left, same, residue = WITHIN, True, None
-        for record in mutant.records(records):
-            if not isinstance(record, Event) or record.address not in self._scope:
-                if self.play(record):
-                    return True, None
-                continue
-            expected, differs = None, False
-            if same:
-                expected = next(original, None)
-                differs = record != expected
-                same = not differs
-            if differs and witness is not None:
-                witness.before(record)
-            if self.play(record, claimed if differs else None):
-                return True, None
-            if differs and witness is not None:
-                residue = witness.after(record, expected, explained_by)
-            left -= 1
-            if not left:
-                break
-        return False, None if residue is None or witness is None else witness.final(residue)
+    changed = islice(at_device(mutant.records(records), guarded), WITHIN)
+    return list(changed) != list(islice(at_device(following(records, mutant.at), guarded), WITHIN))

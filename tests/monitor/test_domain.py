@@ -57,9 +57,9 @@ def test_anything_else_is_no_question(options: tuple[str, ...]) -> None:
 
 def test_a_domains_settings_are_found_by_name_or_rather_by_uuid(folder: Path) -> None:
     assert domain.find(DOMAIN, folder)[0].name == "web-1.toml"
-    (folder / f"{UUID}.toml").write_text('policies = ["floppy.json"]')
+    (folder / f"{UUID}.toml").write_text('policies = ["floppy.json"]\nrehearse = ["floppy.trace"]')
     path, settings = domain.find(DOMAIN, folder)
-    assert (path.stem, settings.mode) == (UUID, "enforce")
+    assert (path.stem, settings.mode, settings.rehearse) == (UUID, "enforce", ("floppy.trace",))
     assert domain.files(path, settings.policies) == [folder / "floppy.json"]
 
 

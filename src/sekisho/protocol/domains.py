@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, evaluate, names, parse, write
+from sekisho.protocol.expression import Binary, Constant, Member, Name, Tree, Unary, evaluate, names, parse, write
 from sekisho.protocol.folding import conjuncts, fold
 from sekisho.protocol.model import Edge
 
@@ -56,30 +56,37 @@ def _folded(text: str) -> Tree:
     return fold(parse(text))
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """When an edge can be taken: `held` are the values left to variables that only hold a few, `others` also hold."""
+
+    held: Domains
+    others: tuple[Tree, ...]
+
+
 @dataclass(slots=True)
 class Narrower:
     """Simplifies edges by what their variables can hold; each condition is worked out once."""
 
     known: Domains
-    seen: dict[str, tuple[str, dict[str, int]] | None] = field(default_factory=dict)
+    seen: dict[str, _Case | None] = field(default_factory=dict)
 
-    def edge(self, edge: Edge) -> Edge | None:
-        """Return the edge, simplified; None if it can never be taken."""
-        if edge.when not in self.seen:
-            self.seen[edge.when] = self._condition(edge.when)
-        found = self.seen[edge.when]
-        if found is None:
-            return None
-        when, only = found
-        sets = {
-            name: text
-            for name, text in edge.set.items()
-            if name not in only or parse(text) not in (Constant(only[name]), Name(name))
-        }
-        return Edge(edge.to, when, sets)
+    def edges(self, own: Iterable[Edge]) -> tuple[Edge, ...]:
+        """Return the edges, simplified, without those that can never be taken; cases that make up one are joined."""
+        ways: dict[tuple[str, tuple[tuple[str, str], ...]], list[_Case]] = {}
+        for edge in own:
+            if edge.when not in self.seen:
+                self.seen[edge.when] = self._case(edge.when)
+            case = self.seen[edge.when]
+            if case is not None:
+                ways.setdefault((edge.to, _needed(edge.set, case)), []).append(case)
+        return tuple(
+            Edge(to, self._written(case), dict(sets))
+            for (to, sets), cases in ways.items()
+            for case in self._joined(cases)
+        )
 
-    def _condition(self, text: str) -> tuple[str, dict[str, int]] | None:
-        """Return the condition simplified, and the variables of which it leaves one value."""
+    def _case(self, text: str) -> _Case | None:
         held: dict[str, frozenset[int]] = {}
         others: list[Tree] = []
         for each in conjuncts(parse(text)) if text else ():
@@ -92,14 +99,60 @@ class Narrower:
                     return None
             else:
                 others.append(each)
-        kept = [
-            _condition(name, held[name], self.known[name]) for name in sorted(held) if held[name] != self.known[name]
-        ]
+        return _Case({name: held[name] for name in sorted(held) if held[name] != self.known[name]}, tuple(others))
+
+    def _written(self, case: _Case) -> str:
         when: Tree | None = None
-        for each in (*kept, *others):
+        for each in (*(_condition(name, case.held[name], self.known[name]) for name in case.held), *case.others):
             when = each if when is None else Binary("and", when, each)
-        only = {name: next(iter(values)) for name, values in held.items() if len(values) == 1}
-        return "" if when is None else write(when), only
+        return "" if when is None else write(when)
+
+    def _joined(self, cases: list[_Case]) -> list[_Case]:
+        """Return cases that hold when one of these does, as few as are found by joining two at a time."""
+        done: list[_Case] = []
+        ahead = cases[::-1] if len(cases) <= MOST else []
+        while ahead:
+            case = ahead.pop()
+            for other in done:
+                one = self._one(case, other)
+                if one is not None:
+                    done.remove(other)
+                    ahead.append(one)
+                    break
+            else:
+                done.append(case)
+        return done or cases
+
+    def _one(self, case: _Case, other: _Case) -> _Case | None:
+        """Return the case that holds when one of the two does, if there is one."""
+        mine, its = set(case.others), set(other.others)
+        differing = [name for name in {**case.held, **other.held} if case.held.get(name) != other.held.get(name)]
+        if not differing and len(mine - its) == len(its - mine) == 1 and _opposite(*(mine - its), *(its - mine)):
+            return _Case(case.held, tuple(each for each in case.others if each in its))
+        if mine != its or len(differing) > 1:
+            return None
+        held = dict(case.held)
+        for name in differing:
+            held[name] = case.held.get(name, self.known[name]) | other.held.get(name, self.known[name])
+            if held[name] == self.known[name]:
+                del held[name]
+        return _Case({name: held[name] for name in sorted(held)}, case.others)
+
+
+def _needed(sets: Mapping[str, str], case: _Case) -> tuple[tuple[str, str], ...]:
+    """Return the assignments without those of what a variable holds anyway."""
+    only = {name: Constant(*values) for name, values in case.held.items() if len(values) == 1}
+    return tuple(
+        sorted(
+            (name, text)
+            for name, text in sets.items()
+            if name not in only or parse(text) not in (only[name], Name(name))
+        )
+    )
+
+
+def _opposite(one: Tree, other: Tree) -> bool:
+    return Unary("not", one) == other or one == Unary("not", other)
 
 
 def _condition(name: str, values: frozenset[int], all_values: frozenset[int]) -> Tree:

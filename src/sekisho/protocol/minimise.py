@@ -39,7 +39,7 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
         before = sum(map(len, edges.values()))
         narrower = Narrower(domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers))
         for name, own in edges.items():
-            edges[name] = tuple(each for edge in own if (each := narrower.edge(edge)) is not None)
+            edges[name] = narrower.edges(own)
         edges = drop_dead(nodes, edges, tracked)
         _merge(nodes, edges)
         passing = {name for name, node in nodes.items() if node.passing}

@@ -5,9 +5,10 @@ targets.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -193,11 +194,14 @@ def _cut(
     if any(move.to == name for move in out):
         return set()
     entering = [(source, move) for source in sorted(sources[name]) for move in moves[source] if move.to == name]
+    most = len(entering) + len(out) + (_LATE_GROWTH if late else _GROWTH)
     joined: dict[int, list[_Move]] = {}
+    whole = True
     for source, move in entering:
-        ways = [
-            (_Move(after.to, new), after) for after in out if not (new := _composed(move.effect, after.effect)).never
-        ]
+        # Where the node stays only a way in that leads to one way out matters.
+        ways = list(_ways(move, out, len(out) if whole else 2))
+        if not whole and len(ways) > 1:
+            continue
         exact = (
             name in passing
             or (source not in passing and source not in prompt and _private([move], tracked, "1"))
@@ -213,9 +217,11 @@ def _cut(
         )
         if exact and not any(_too_long(new.effect) for new, _ in ways):
             joined[id(move)] = [new for new, _ in ways]
-    whole = len(joined) == len(entering)
-    if not whole or sum(map(len, joined.values())) > len(entering) + len(out) + (_LATE_GROWTH if late else _GROWTH):
-        # The node stays; a way in that leads to one way out needs no node between.
+            most -= len(ways)
+            whole = whole and most >= 0
+        else:
+            whole = False
+    if not whole:
         joined = {key: new for key, new in joined.items() if len(new) <= 1}
     if not joined:
         return set()
@@ -233,6 +239,12 @@ def _cut(
         moves[name] = []
         changed |= {move.to for move in out}
     return changed - {END}
+
+
+def _ways(move: _Move, out: Iterable[_Move], most: int) -> Iterator[tuple[_Move, _Move]]:
+    """Yield what the move and one out of its target are together, and the latter; no more than `most`."""
+    found = ((_Move(after.to, new), after) for after in out if not (new := _composed(move.effect, after.effect)).never)
+    return islice(found, most)
 
 
 def _private(moves: Iterable[_Move], tracked: frozenset[str], locks: str) -> bool:

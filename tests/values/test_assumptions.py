@@ -61,6 +61,18 @@ def test_a_pointer_to_an_element_that_is_stored_stays_in_the_array(tmp_path: Pat
     assert all(0x99 in each for each in written(module, ["index-in-array"]))
 
 
+OUTNUMBERED = """
+    static u8 table[8][8] = {{1}}, behind[4096] = {3}; void change(u8 i) { behind[i] = i; table[0][1] = i; }
+    void run(u8 i) { outb(table[(u8)(i * 4)][0], 0x80); }
+"""
+
+
+def test_an_index_is_one_of_its_array_although_more_of_what_it_may_be_lies_behind(tmp_path: Path) -> None:
+    module = recover(load(build(tmp_path, PRELUDE + OUTNUMBERED, "-O1", "-fno-pic", "-fno-toplevel-reorder")))
+    assert [each.members(8) for each in written(module, [])] == [[0, 1]]
+    assert all(0x99 in each for each in written(module, ["index-in-array"]))
+
+
 def test_what_is_switched_off_is_not_named() -> None:
     assert {name for name, _ in Options().assumptions()} == set(ASSUMPTIONS)
     for name in ASSUMPTIONS:

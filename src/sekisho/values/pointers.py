@@ -59,14 +59,14 @@ class Pointers(Worklist):
         return inside
 
     def _within(self, places: list[int], start: int, size: int) -> list[int]:
-        """Return the places that are in the array in whose first element `start` lies; all if that is no array."""
+        """Return the places in the array in whose first element `start` lies; if that is no array, in one object."""
         region = self.memory.region(start)
-        if region is None or region.heap or region.start <= places[0] <= places[-1] < region.end:
+        if region is not None and region.start <= places[0] <= places[-1] < region.end:
             return places
         stride = gcd(*(place - start for place in places))
-        length, rest = divmod(region.end - region.start, stride)
-        if rest or length < 2 or start - region.start + size > stride:
-            return places
+        length, rest = (0, 0) if region is None or region.heap else divmod(region.end - region.start, stride)
+        if region is None or rest or length < 2 or start - region.start + size > stride:
+            return self._indexed(places) if len(places) > 2 else places
         return [place for place in places if region.start <= place < region.end]
 
     def _element(self, state: State, value: Value) -> Value:
@@ -107,7 +107,7 @@ class Pointers(Worklist):
         if len(members) <= 2:
             return members
         if fixed:
-            return self._indexed(members)
+            return members
         if offset and isinstance(rest, Expression):
             bases = state.abstract(rest).members(ENUMERATE)
             if bases is not None and len(bases) == len(members):
@@ -116,8 +116,6 @@ class Pointers(Worklist):
 
     def _indexed(self, members: list[int]) -> list[int]:
         """An index stays inside its array: of a fixed address plus something, the members in one object count."""
-        if not self.options.index_in_array:
-            return members
         counts: dict[int, int] = {}
         regions = [self.memory.region(address) for address in members]
         for region in regions:

@@ -14,6 +14,7 @@ from sekisho.monitor.launcher import Launcher, Options, StartError
 from sekisho.policy import compile as compile_policy
 from sekisho.policy import write
 from sekisho.trace import Event, Writer
+from sekisho.trace import read as read_trace
 from tests.monitor.bare_metal import (
     PATIENCE,
     SEKISHO,
@@ -344,6 +345,14 @@ def test_what_the_guest_may_do_is_rehearsed_before_it_runs(vmm: Path, tmp_path: 
     assert "rehearsed 3 records" in errors
     assert "1 of them denied" in errors
     assert json.loads(output.splitlines()[-1])["denied"] == 1
+
+
+@pytest.mark.kvm
+def test_a_trace_with_denied_reads_can_be_read(vmm: Path, tmp_path: Path) -> None:
+    writes_only = policy_of(Request("out", 0x3FF, values=(0x41,)))
+    run_to_end(filtered([str(vmm), "run", WRITES_41_42_AND_READS], writes_only, tmp_path), tmp_path)
+    reads = [event for event in read_trace(tmp_path / "trace") if isinstance(event, Event) and event.direction == "in"]
+    assert [(event.verdict, event.data) for event in reads] == [("deny", None)]
 
 
 @pytest.mark.kvm

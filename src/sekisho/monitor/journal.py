@@ -17,10 +17,11 @@ def trace_line(record: Record) -> str | None:
     """The record as a line of a trace, or None if it does not belong there."""
     if record.kind == EVENT:
         verdict = ',"verdict":"deny"' if record.verdict else ""
+        data = f'"{record.body.hex()}"' if record.body else "null"  # a read that the device never saw
         return (
             f'{{"vcpu":{record.vcpu},"ip":{record.ip},"space":"{SPACES[record.space & 1]}",'
             f'"direction":"{DIRECTIONS[record.direction & 1]}","address":{record.address},"width":{record.width},'
-            f'"count":{record.count},"data":"{record.body.hex()}"{verdict}}}'
+            f'"count":{record.count},"data":{data}{verdict}}}'
         )
     if record.kind == LINE:
         return f'{{"space":"irq","line":{record.vcpu},"level":{record.count}}}'

@@ -77,3 +77,21 @@ def test_places_carry_their_call_string_outermost_first() -> None:
     _, nodes, _ = expand(nest(1))
     assert {node.context for node in nodes if node.site == 0} == {("r0", "r1")}
     assert len([node for node in nodes if node.site == 0]) == 2
+
+
+def test_calls_that_go_on_alike_share_their_callee() -> None:
+    again = Routine("f", (Point(0, (Step(1),)), Point(0, (Step(1), Step(2))), Point(0, (Step(None),), calls=("g",))))
+    twice = Routine("e", (Point(0, (Step(2),), calls=("f",)), Point(0, (Step(2),), calls=("f",)), Point(0, ())))
+    program = Residual(
+        {"e": twice, "f": again, "g": Routine("g", (Point(0, (Step(None),), site=0),))}, (Opening("e", "task"),)
+    )
+    _, nodes, widened = expand(program)
+    assert [node.context for node in nodes if node.site == 0] == [("e", "f", "g")]
+    assert not widened
+
+
+def test_calls_in_a_circle_are_merged_and_that_is_said() -> None:
+    routine = Routine("f", (Point(0, (Step(1),), site=0), Point(0, (Step(None),), calls=("f",), may_skip=True)))
+    _, nodes, widened = expand(Residual({"f": routine}, (Opening("f", "task"),)))
+    assert len(nodes) == 3
+    assert [(note.name, note.at) for note in widened] == [("call-strings", "f")]

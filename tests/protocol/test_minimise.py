@@ -59,7 +59,7 @@ def test_a_silent_node_on_the_way_is_cut_out() -> None:
 def test_places_that_behave_alike_become_one() -> None:
     small = minimise(protocol(["p", "q"], {"p": (0, [END]), "q": (0, [END]), "r": (1, ["r"])}))
     assert [node.id for node in small.nodes] == ["p"]
-    assert "1 more call strings" in small.nodes[0].comment
+    assert "1 more places" in small.nodes[0].comment
 
 
 @pytest.mark.parametrize(("tracked", "left"), [((), {"p"}), (("g",), {"s", "p"})])

@@ -1,4 +1,4 @@
-"""Puts a protocol together: control flow from `flow`, rules from `values`, call strings, minimisation."""
+"""Puts a protocol together: control flow from `flow`, rules from `values`, calling contexts, minimisation."""
 
 from collections.abc import Collection, Mapping, Sequence
 

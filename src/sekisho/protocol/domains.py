@@ -62,6 +62,8 @@ class _Case:
 
     held: Domains
     others: tuple[Tree, ...]
+    text: str
+    """The same as a condition is written."""
 
 
 @dataclass(slots=True)
@@ -81,9 +83,7 @@ class Narrower:
             if case is not None:
                 ways.setdefault((edge.to, _needed(edge.set, case)), []).append(case)
         return tuple(
-            Edge(to, self._written(case), dict(sets))
-            for (to, sets), cases in ways.items()
-            for case in self._joined(cases)
+            Edge(to, case.text, dict(sets)) for (to, sets), cases in ways.items() for case in self._joined(cases)
         )
 
     def _case(self, text: str) -> _Case | None:
@@ -99,13 +99,14 @@ class Narrower:
                     return None
             else:
                 others.append(each)
-        return _Case({name: held[name] for name in sorted(held) if held[name] != self.known[name]}, tuple(others))
+        return self._made({name: values for name, values in held.items() if values != self.known[name]}, others)
 
-    def _written(self, case: _Case) -> str:
+    def _made(self, held: Domains, others: Iterable[Tree]) -> _Case:
+        ordered = {name: held[name] for name in sorted(held)}
         when: Tree | None = None
-        for each in (*(_condition(name, case.held[name], self.known[name]) for name in case.held), *case.others):
+        for each in (*(_condition(name, values, self.known[name]) for name, values in ordered.items()), *others):
             when = each if when is None else Binary("and", when, each)
-        return "" if when is None else write(when)
+        return _Case(ordered, tuple(others), "" if when is None else write(when))
 
     def _joined(self, cases: list[_Case]) -> list[_Case]:
         """Return cases that hold when one of these does, as few as are found by joining two at a time."""
@@ -128,7 +129,7 @@ class Narrower:
         mine, its = set(case.others), set(other.others)
         differing = [name for name in {**case.held, **other.held} if case.held.get(name) != other.held.get(name)]
         if not differing and len(mine - its) == len(its - mine) == 1 and _opposite(*(mine - its), *(its - mine)):
-            return _Case(case.held, tuple(each for each in case.others if each in its))
+            return self._made(case.held, [each for each in case.others if each in its])
         if mine != its or len(differing) > 1:
             return None
         held = dict(case.held)
@@ -136,11 +137,13 @@ class Narrower:
             held[name] = case.held.get(name, self.known[name]) | other.held.get(name, self.known[name])
             if held[name] == self.known[name]:
                 del held[name]
-        return _Case({name: held[name] for name in sorted(held)}, case.others)
+        return self._made(held, case.others)
 
 
 def _needed(sets: Mapping[str, str], case: _Case) -> tuple[tuple[str, str], ...]:
     """Return the assignments without those of what a variable holds anyway."""
+    if not case.held:
+        return tuple(sorted(sets.items()))
     only = {name: Constant(*values) for name, values in case.held.items() if len(values) == 1}
     return tuple(
         sorted(

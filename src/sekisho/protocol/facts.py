@@ -1,7 +1,7 @@
 """What the slicer takes from the abstract interpretation: where each access goes, which functions an indirect call
 reaches, which code is reached at all, and what each variable of the driver can hold.
 
-Facts are joined over all contexts: the protocol has call strings of its own, and passes arguments as locals.
+Facts are joined over all contexts: the protocol has contexts of its own, and passes arguments as locals.
 """
 
 import functools

@@ -81,8 +81,8 @@ def _merge(nodes: dict[str, Node], edges: dict[str, tuple[Edge, ...]]) -> None:
         chosen = min(group, key=lambda name: (len(nodes[name].context), nodes[name].context, name))
         names.update(dict.fromkeys(group, chosen))
         if len(group) > 1:
-            count = sum(_strings(nodes[name]) for name in group)
-            nodes[chosen] = replace(nodes[chosen], comment=f"and {count - 1} more call strings")
+            count = sum(_places(nodes[name]) for name in group)
+            nodes[chosen] = replace(nodes[chosen], comment=f"and {count - 1} more places")
     for name in names:
         if names[name] != name:
             del nodes[name], edges[name]
@@ -90,8 +90,8 @@ def _merge(nodes: dict[str, Node], edges: dict[str, tuple[Edge, ...]]) -> None:
         edges[name] = renamed(own, names)
 
 
-def _strings(node: Node) -> int:
-    """Return how many call strings a node stands for."""
+def _places(node: Node) -> int:
+    """Return how many places a node stands for."""
     return 1 + int(node.comment.split()[1]) if node.comment.startswith("and ") else 1
 
 

@@ -31,6 +31,9 @@ _LONGEST = 2000
 _REMEMBERED = 1 << 17
 """Of how many effects, and pairs of them, what is known is kept."""
 
+_CLASS_BITS = 32
+"""Of a number that says both a way and the class it leads to, so many bits are the class."""
+
 _TRUE, _FALSE = Constant(1), Constant(0)
 
 
@@ -359,40 +362,52 @@ def alike(edges: Mapping[str, tuple[Edge, ...]], labels: Mapping[str, Hashable])
     A class is split where its members' edges lead to different classes; its largest part keeps the number, so that only
     nodes with edges into the others need to be looked at again (J. Hopcroft, 1971).
     """
-    numbers: dict[Hashable, int] = {}
-    classes = {name: numbers.setdefault(label, len(numbers)) for name, label in labels.items()}
+    index = {name: number for number, name in enumerate(labels)}
     ways: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
-    ahead: dict[str, list[tuple[str, int]]] = {}
-    sources: dict[str, list[str]] = defaultdict(list)
+    ahead: list[list[tuple[int, int]]] = []
+    sources: dict[int, list[int]] = defaultdict(list)
     for name in labels:
-        ahead[name] = [
-            (edge.to, ways.setdefault((edge.when, tuple(sorted(edge.set.items()))), len(ways))) for edge in edges[name]
-        ]
-        for target, _ in ahead[name]:
-            sources[target].append(name)
-    members: dict[int, list[str]] = defaultdict(list)
-    for name, number in classes.items():
-        members[number].append(name)
-    leads: dict[str, frozenset[tuple[int | str, int]]] = {}
-    stale = set(labels)
+        own: list[tuple[int, int]] = []
+        for edge in edges[name]:
+            way = ways.setdefault((edge.when, tuple(sorted(edge.set.items()))), len(ways))
+            target = index.setdefault(edge.to, len(index))
+            sources[target].append(len(ahead))
+            own.append((target, way << _CLASS_BITS))
+        ahead.append(own)
+    numbers: dict[Hashable, int] = {}
+    classes = [
+        numbers.setdefault((label, frozenset([way for _, way in own])), len(numbers))
+        for label, own in zip(labels.values(), ahead, strict=True)
+    ]
+    members: dict[int, list[int]] = defaultdict(list)
+    for node, number in enumerate(classes):
+        members[number].append(node)
+    # Each target that is no node is like nothing else.
+    classes += range(len(numbers), len(numbers) + len(index) - len(labels))
+    free = len(numbers) + len(index) - len(labels)
+    leads: list[frozenset[int]] = [frozenset()] * len(labels)
+    stale: Collection[int] = range(len(labels))
     while stale:
-        for name in stale:
-            leads[name] = frozenset([(classes.get(target, target), way) for target, way in ahead[name]])
-        changed: list[str] = []
-        for number in sorted({classes[name] for name in stale}):
-            parts: dict[frozenset[tuple[int | str, int]], list[str]] = {}
-            for name in members[number]:
-                parts.setdefault(leads[name], []).append(name)
+        for node in stale:
+            leads[node] = frozenset([way | classes[target] for target, way in ahead[node]])
+        changed: list[int] = []
+        for number in sorted({classes[node] for node in stale}):
+            if len(members[number]) == 1:
+                continue
+            parts: dict[frozenset[int], list[int]] = {}
+            for node in members[number]:
+                parts.setdefault(leads[node], []).append(node)
             largest = max(parts.values(), key=len)
             for part in parts.values():
                 if part is not largest:
-                    new = len(members)
-                    members[new] = part
-                    classes.update(dict.fromkeys(part, new))
+                    members[free] = part
+                    for node in part:
+                        classes[node] = free
+                    free += 1
                     changed += part
             members[number] = largest
-        stale = {source for name in changed for source in sources[name]}
-    return classes
+        stale = {source for node in changed for source in sources[node]}
+    return dict(zip(labels, classes, strict=False))
 
 
 def renamed(edges: Iterable[Edge], new: Mapping[str, str]) -> tuple[Edge, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sekisho.protocol.components import components
+from sekisho.protocol.callgraph import circular
 from sekisho.protocol.expression import names, parse
 from sekisho.protocol.model import END, Edge, Expression, Kind, Value
 from sekisho.protocol.reduction import alike, cut_passages, reachable, renamed
@@ -206,23 +206,25 @@ def liveness(
     own: dict[str, set[str]] = {name: set() for name in routines}
     for name, owner in owners.items():
         own[owner].add(name)
-    circular = _circular(routines)
+    again = circles(routines)
     return owners, {
-        routine.name: _live(routine, frozenset(own[routine.name]), routine.name in circular)
+        routine.name: _live(routine, frozenset(own[routine.name]), routine.name in again)
         for routine in routines.values()
     }
 
 
-def _circular(routines: Mapping[str, Routine]) -> set[str]:
-    """Return the routines that can be called while they run: what is assigned for an inner call is read there."""
+def circles(routines: Mapping[str, Routine]) -> dict[str, int]:
+    """Return the routines that can be called while they run, with the number of those that call each other.
+
+    What is assigned for an inner call is read there.
+    """
     names_ = sorted(routines)
     number = {name: index for index, name in enumerate(names_)}
-    called = [
-        sorted({number[each] for point in routines[name].points for each in point.calls if each in number})
-        for name in names_
-    ]
-    found = components(range(len(names_)), lambda index: called[index])
-    return {names_[index] for component in found for index in component if len(component) > 1 or index in called[index]}
+    called = {
+        index: {number[each] for point in routines[name].points for each in point.calls if each in number}
+        for name, index in number.items()
+    }
+    return {names_[index]: circle for index, circle in circular(called).items()}
 
 
 def _reads(point: Point) -> set[str]:

@@ -1,7 +1,7 @@
 """Slices a driver down to the residual program: what decides about its I/O requests, and nothing else.
 
 Every stretch of code becomes points and steps over locals (registers, stack slots, answers of the device) and tracked
-globals (cells of the driver's memory). Arguments and results are passed as locals, so that expansion by call strings
+globals (cells of the driver's memory). Arguments and results are passed as locals, so that expansion by contexts
 keeps them apart. What the engine cannot express is ANY. `draft.settle` then drops what decides nothing.
 """
 

@@ -30,7 +30,7 @@ from sekisho.protocol.facts import Facts
 from sekisho.protocol.idle import forget_idle
 from sekisho.protocol.instance import one_instance, ports
 from sekisho.protocol.limits import drop_limits
-from sekisho.protocol.minimise import merge, minimise
+from sekisho.protocol.minimise import minimise
 from sekisho.protocol.model import Driver, Kind, Note, Protocol
 from sekisho.protocol.order import ordered
 from sekisho.protocol.residual import Point, Residual, Routine, simplify
@@ -158,7 +158,7 @@ def _protocol(
         method=analysis.method,
     )
     late = bool(program.globals)
-    small = merge_alike(forget_idle(minimise(drop_limits(decide(merge(protocol))), late_openings=late)))
+    small = merge_alike(forget_idle(minimise(drop_limits(decide(protocol)), late_openings=late)))
     # Conditions that were composed may be decided where their parts were not.
     return ordered(minimise(decide(small), late_openings=late), program.together)
 

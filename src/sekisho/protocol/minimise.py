@@ -15,19 +15,13 @@ from sekisho.protocol.model import END, Edge, Entry, Node, Protocol
 from sekisho.protocol.reduction import alike, cut_passages, open_late, reachable, renamed
 
 
-def merge(protocol: Protocol) -> Protocol:
-    """Return the protocol with nodes that behave alike made one, and nothing else."""
-    edges, nodes = _edges(protocol), {node.id: node for node in protocol.nodes}
-    _merge(nodes, edges)
-    return _with(protocol, nodes, edges)
-
-
 def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
     """Return a smaller protocol that allows the same sequences of events (with `late_openings` more: see `open_late`).
 
     Node names are kept for the nodes that remain, so that the result is stable against small changes of the driver.
     """
-    edges = _edges(protocol)
+    edges = {_entry_key(entry): entry.edges for entry in protocol.entries}
+    edges |= {node.id: node.edges for node in protocol.nodes}
     roots = [_entry_key(entry) for entry in protocol.entries]
     nodes = {node.id: node for node in protocol.nodes}
     tracked = [variable.name for variable in protocol.globals]
@@ -52,17 +46,6 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
         if sum(map(len, edges.values())) == before:
             break
     _merge(nodes, edges)
-    return _with(protocol, nodes, edges)
-
-
-def _edges(protocol: Protocol) -> dict[str, tuple[Edge, ...]]:
-    """Return the edges of entries and nodes, by name."""
-    return {_entry_key(entry): entry.edges for entry in protocol.entries} | {
-        node.id: node.edges for node in protocol.nodes
-    }
-
-
-def _with(protocol: Protocol, nodes: dict[str, Node], edges: dict[str, tuple[Edge, ...]]) -> Protocol:
     return replace(
         protocol,
         nodes=tuple(replace(node, edges=edges[name]) for name, node in nodes.items()),

@@ -18,6 +18,7 @@ TALKS = (
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "STALL_WORK", 0.5)
+    monkeypatch.setattr(host, "BOOT_WORK", 0.5)
     monkeypatch.setattr(host, "STALL_SECONDS", 300.0)
 
 
@@ -49,3 +50,14 @@ def test_one_that_waits_for_others_is_not_given_up_soon(start: list[subprocess.P
     begin = time.monotonic()
     assert _attend(start, "sleep 2", tmp_path) == 0
     assert time.monotonic() - begin >= 2
+
+
+@pytest.mark.parametrize(("up", "code"), [(True, 0), (False, None)])
+def test_one_that_is_up_may_be_quiet_for_longer(
+    up: bool, code: int | None, start: list[subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "STALL_WORK", 300.0)
+    if up:
+        (tmp_path / "nested.log").touch()
+    works = "i=0; while [ $i -lt 4000000 ]; do i=$((i + 1)); done"
+    assert _attend(start, works, tmp_path) == code

@@ -60,6 +60,9 @@ STALL_SECONDS = 240.0
 STALL_WORK = 90.0
 """The same in seconds of its processor time: a stuck one goes round in circles, and a quiet time takes 12 at most."""
 
+BOOT_WORK = 40.0
+"""The same until the host itself is up, which takes 15 at most."""
+
 PATIENCE = 2
 """Once the guest has spoken it may be quiet so much longer: a guarded policy takes its first looks at a driver."""
 
@@ -100,7 +103,8 @@ def run(job: Job, results: Path, host: Host = "auto") -> Outcome:
         _run_nested(command, results, job)
         if attempt == ATTEMPTS or _spoke(results):
             break
-        print(f"sekisho: nothing was heard of the guest ({_last_words(results)}); starting again", file=sys.stderr)
+        silent = "nothing was heard of the guest" if _up(results) else "the emulated host did not come up"
+        print(f"sekisho: {silent} ({_last_words(results)}); starting again", file=sys.stderr)
     return _outcome(results)
 
 
@@ -153,9 +157,16 @@ def _attend(process: subprocess.Popen[bytes], results: Path, least: int) -> None
         patience = max(least, PATIENCE if _size(results / "serial.log") else 1)
         if size != seen:
             seen, since, spent = size, now, work
-        elif now - since > patience * STALL_SECONDS or work - spent > patience * STALL_WORK:
+        elif now - since > patience * STALL_SECONDS or work - spent > (
+            patience * STALL_WORK if _up(results) else BOOT_WORK
+        ):
             break
         time.sleep(0.2)
+
+
+def _up(results: Path) -> bool:
+    """Say whether the emulated host has come as far as the job."""
+    return (results / "nested.log").exists()
 
 
 def _size(path: Path) -> int:

@@ -61,3 +61,13 @@ def test_one_that_is_up_may_be_quiet_for_longer(
         (tmp_path / "nested.log").touch()
     works = "i=0; while [ $i -lt 4000000 ]; do i=$((i + 1)); done"
     assert _attend(start, works, tmp_path) == code
+
+
+@pytest.mark.parametrize(("left", "count"), [(None, 0), ("0\n", 0), ("2\n", 2)])
+def test_interrupts_that_the_emulated_host_delivered_twice_are_told(
+    left: str | None, count: int, tmp_path: Path
+) -> None:
+    (tmp_path / "outcome.json").write_text("{}")
+    if left is not None:
+        (tmp_path / "doubled").write_text(left)
+    assert host._outcome(tmp_path).doubled == count

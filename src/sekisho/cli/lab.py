@@ -149,6 +149,10 @@ def _show(report: floppy.Report) -> None:
         table.add_row(name, result)
     console.print(table)
     console.print(f"{report.events} requests, {report.guarded_events} to the device, {report.denied} denied")
+    if report.doubled:
+        console.print(
+            f"The emulated host delivered {report.doubled} interrupts twice; a handler that runs again is denied."
+        )
     if report.attacks:
         table = Table("attack", "requests", "denied", "reached the device")
         for name, part in report.attacks.items():

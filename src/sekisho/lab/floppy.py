@@ -77,7 +77,8 @@ class Report:
     """What one run of the lab showed.
 
     `events` and `guarded_events` are the work's requests as the filter (or, without one, the device) saw them,
-    `device_events` those that the floppy controller says it got.
+    `device_events` those that the floppy controller says it got. `doubled` counts the interrupts that an emulated host
+    delivered twice, which no protocol of a driver allows for.
     """
 
     kernel: str = ""
@@ -98,6 +99,7 @@ class Report:
     mimics: dict[str, mimic.MimicReport] = field(default_factory=dict)
     sections: list[dict[str, int]] = field(default_factory=list)
     vmm_code: int | None = None
+    doubled: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -206,6 +208,7 @@ def _take_outcome(report: Report, outcome: Outcome, steps: Iterable[str]) -> Non
     report.steps = {name: outcome.steps.get(name, "not reached") for name in steps} | outcome.steps
     report.workload_ok = all(result == "ok" for result in report.steps.values())
     report.vmm_code = outcome.code
+    report.doubled = outcome.doubled
     report.sections = _sections(outcome.said)
     report.seconds = {name: round(seconds, 1) for name, seconds in outcome.seconds.items()}
 

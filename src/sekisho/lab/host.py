@@ -110,9 +110,12 @@ def run(job: Job, results: Path, host: Host = "auto") -> Outcome:
 
 def _outcome(results: Path) -> Outcome:
     try:
-        return Outcome(**json.loads((results / "outcome.json").read_text()))
+        outcome = Outcome(**json.loads((results / "outcome.json").read_text()))
+        doubled = results / "doubled"
+        outcome.doubled = int(doubled.read_text()) if doubled.exists() else 0
     except (OSError, ValueError, TypeError) as error:
         raise SekishoError(f"the lab's machine left no outcome: {_last_words(results)}") from error
+    return outcome
 
 
 def _spoke(results: Path) -> bool:

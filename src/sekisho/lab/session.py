@@ -47,6 +47,7 @@ class Outcome:
     `window` maps an attack to the bytes of the VMM's own log that were written while it ran. `marks` holds for each
     `call mark` of the guest the seconds on the clock and of processor time, the VMM's and its launcher's, until then.
     `code` is the VMM's exit code (negative: the signal that killed it; None: it did not end by itself in time).
+    `doubled` counts the interrupts that an emulated host delivered twice.
     """
 
     steps: dict[str, str] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Outcome:
     marks: list[list[float]] = field(default_factory=list)
     done: bool = False
     code: int | None = None
+    doubled: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -59,7 +59,7 @@ class _Contexts:
     def openings(self) -> list[_Where]:
         """Return where runs begin. Each entry has a frame of its own, as runs may end in different ways."""
         return [
-            _Where(opening.routine, (self._number((opening.kind, frozenset({(number, "", ())}))),))
+            _Where(opening.routine, (self._number((f"opening {number}", frozenset())),))
             for number, opening in enumerate(self.residual.openings)
         ]
 

@@ -158,11 +158,10 @@ def _attend(process: subprocess.Popen[bytes], results: Path, least: int) -> None
     while process.poll() is None:
         size, now, work = sum(map(_size, results.iterdir())), time.monotonic(), processor_seconds(process.pid)
         patience = max(least, PATIENCE if _size(results / "serial.log") else 1)
+        most = patience * STALL_WORK if _up(results) else BOOT_WORK
         if size != seen:
             seen, since, spent = size, now, work
-        elif now - since > patience * STALL_SECONDS or work - spent > (
-            patience * STALL_WORK if _up(results) else BOOT_WORK
-        ):
+        elif now - since > patience * STALL_SECONDS or work - spent > most:
             break
         time.sleep(0.2)
 

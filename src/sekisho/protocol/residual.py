@@ -206,6 +206,7 @@ def liveness(
     own: dict[str, set[str]] = {name: set() for name in routines}
     for name, owner in owners.items():
         own[owner].add(name)
+    # In these, what is assigned for an inner call is read by it.
     again = circles(routines)
     return owners, {
         routine.name: _live(routine, frozenset(own[routine.name]), routine.name in again)
@@ -214,10 +215,7 @@ def liveness(
 
 
 def circles(routines: Mapping[str, Routine]) -> dict[str, int]:
-    """Return the routines that can be called while they run, with the number of those that call each other.
-
-    What is assigned for an inner call is read there.
-    """
+    """Return the routines that can be called while they run, with the number of those that call each other."""
     names_ = sorted(routines)
     number = {name: index for index, name in enumerate(names_)}
     called = {

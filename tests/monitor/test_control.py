@@ -5,13 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sekisho.monitor import control
 from sekisho.policy import compile as compile_policy
 from sekisho.policy import write
 from tests.monitor.bare_metal import PATIENCE, SEKISHO, Request, environment, eventually, policy_of
@@ -187,6 +190,28 @@ def test_a_control_socket_that_was_removed_comes_back(guest: Running) -> None:
     control.unlink()
     eventually(control.exists, "another socket")
     _more(guest, "denied")
+
+
+def test_whoever_sees_a_control_socket_can_connect_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEKISHO_RUNTIME_DIR", str(tmp_path))
+    bind = socket.socket.bind
+
+    def bind_and_be_interrupted(server: socket.socket, address: str) -> None:
+        bind(server, address)
+        time.sleep(0.2)
+
+    def connect_at_once() -> None:
+        eventually((tmp_path / "guest.sock").exists, "the socket")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "guest.sock"))
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_be_interrupted)
+    with ThreadPoolExecutor() as pool:
+        connected = pool.submit(connect_at_once)
+        server, path = control.listen("guest")
+        connected.result(PATIENCE)
+    server.close()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_filter_stays_in_force_without_its_launcher(tmp_path: Path) -> None:

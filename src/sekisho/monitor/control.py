@@ -107,19 +107,24 @@ class Client:
 
 
 def listen(name: str) -> tuple[socket.socket, Path]:
-    """A listening socket for the VM `name`. A live one of that name is an error; a dead one is replaced."""
+    """A listening socket for the VM `name`. A live one of that name is an error; a dead one is replaced.
+
+    Who sees the file can connect to it: it gets its name only when it listens.
+    """
     path = runtime_folder() / f"{name}.sock"
+    coming = path.with_suffix(".next")
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if path.exists():
+    try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(str(path)) == 0:
                 raise SekishoError(f"a VM named {name!r} is already running; choose another --name", source=path)
-        path.unlink()
-    try:
-        server.bind(str(path))
-        path.chmod(0o600)
+        coming.unlink(missing_ok=True)
+        server.bind(str(coming))
+        coming.chmod(0o600)
         server.listen(16)
+        coming.rename(path)
     except OSError as error:
+        server.close()
         raise SekishoError(f"cannot listen: {error}", source=path) from error
     server.setblocking(False)
     return server, path

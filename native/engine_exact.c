@@ -147,7 +147,7 @@ static void note_stage(struct machine *machine, const struct run *run, uint32_t 
 	struct stage *stage = NULL;
 
 	for (uint32_t i = 0; i < machine->stage_count && stage == NULL; i++)
-		if (memcmp(&machine->stages[i].run, run, machine->store->runs.stride) == 0)
+		if (machine->stages[i].run.node == run->node && memcmp(&machine->stages[i].run, run, machine->store->runs.stride) == 0)
 			stage = &machine->stages[i];
 	if (stage == NULL) {
 		if (machine->stage_count == MOST_STAGES) {
@@ -417,7 +417,7 @@ static void gather(struct machine *machine, const struct set *set)
 {
 	machine->carried = is_roomy(machine);
 	if (!machine->carried) {
-		valuations_begin(machine);
+		valuations_begin(machine, set == NULL || set->count == 0 ? LEAF : alternative_of(machine->store, machine->store->members[set->first])->values);
 		machine->outcome_count = machine->move_count = 0;
 		machine->worn = false;
 	}

@@ -110,7 +110,7 @@ struct heads {
 	uint32_t stamp, first, count;
 };
 
-/* See engine_valuations.c: `down` are branches of the next level (LEAF behind the last), `next` is one of the same level or EMPTY. */
+/* See engine_valuations.c: `down` is a set of later levels (LEAF: all usual there), `next` a branch of the same level or EMPTY. */
 struct branch {
 	uint32_t value /* of one that is unknown: see `variables` */, down, next;
 	uint8_t level, any, length, reserved;
@@ -214,6 +214,8 @@ struct machine {
 	struct pool workshop, assignments;
 	struct memo *memos;
 	uint32_t *looked, *branches_ahead, look, epoch;
+	uint64_t usual[TABLE_GLOBALS], stored_usual[TABLE_GLOBALS]; /* values that are left out, in the workshop and in the store */
+	global_set differing; /* where those are not the same */
 	struct passage inward, outward; /* between the store and the workshop */
 	/* See engine_exact.c. */
 	struct entries before_event, after_event;
@@ -288,7 +290,7 @@ bool is_silent(const struct machine *machine, const struct table_edge *edge);
 /* engine_valuations.c; roots are those of the workshop. */
 bool valuations_open(struct machine *machine, uint64_t *memory);
 void valuations_close(struct machine *machine);
-void valuations_begin(struct machine *machine);
+void valuations_begin(struct machine *machine, uint32_t root);
 uint32_t valuations_initial(struct machine *machine);
 uint32_t valuations_single(struct machine *machine, const struct values *values);
 uint32_t valuations_unite(struct machine *machine, uint32_t a, uint32_t b);

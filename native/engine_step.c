@@ -605,7 +605,7 @@ uint32_t step_loosen(struct machine *machine, uint32_t number, bool few)
 
 	begin_list(machine, true);
 	machine->level = few ? MERGE_BOTH : MERGE_NOTHING;
-	valuations_begin(machine);
+	valuations_begin(machine, LEAF);
 	for (uint32_t i = 0; i < set.count && !machine->full; i++) {
 		const struct alternative *alternative = alternative_of(machine->store, machine->store->members[set.first + i]);
 		struct values values;

@@ -116,6 +116,14 @@ static inline uint32_t first_global(global_set globals)
 	return (uint32_t)(low ? __builtin_ctzll(low) : 64 + __builtin_ctzll((uint64_t)(globals >> 64)));
 }
 
+/* The last of a set that is not empty. */
+static inline uint32_t last_global(global_set globals)
+{
+	uint64_t high = (uint64_t)(globals >> 64);
+
+	return (uint32_t)(high ? 127 - __builtin_clzll(high) : 63 - __builtin_clzll((uint64_t)globals));
+}
+
 static inline global_set all_globals(uint32_t count) { return count < TABLE_GLOBALS ? just_global(count) - 1 : ~(global_set)0; }
 
 struct word { uint32_t value; bool any; };

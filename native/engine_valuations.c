@@ -1,7 +1,11 @@
 /*
  * Sets of valuations of the tracked globals, as decision diagrams: each level is one global, each branch a value that it may have
- * there, or that it is unknown (see `variables`), with what the later ones may be. Equal sets are equal numbers. (After J.-M. Couvreur et al., Data
- * Decision Diagrams, 2002.) They are made in the workshop, a pool that lives for one step, and moved to the store at its end.
+ * there, or that it is unknown (see `variables`), with what the later ones may be. Levels at which a global has its usual value are
+ * left out, and most have: what differs is all that is ever looked at. Equal sets are equal numbers. (After J.-M. Couvreur et al.,
+ * Data Decision Diagrams, 2002, and S. Minato, Zero-Suppressed BDDs, 1993.) They are made in the workshop, a pool that lives for one
+ * step or a few, and moved to the store at its end; each has its own usual values.
+ *
+ * The number of a set is that of the list of branches of its first level that is not left out; the rest of a list is no set.
  */
 #include "engine_state.h"
 
@@ -57,12 +61,21 @@ static uint32_t memo_keep(const struct machine *machine, struct memo key, uint32
 
 /* ---- branches ---- */
 
-static uint32_t unite_all(struct machine *machine, uint32_t first)
+static uint32_t level_of(const struct pool *pool, uint32_t set) { return set == LEAF ? TABLE_GLOBALS : branch_at(pool, set)->level; }
+
+static uint32_t first_level(const struct machine *machine, uint32_t one, uint32_t other)
+{
+	uint32_t a = level_of(&machine->workshop, one), b = level_of(&machine->workshop, other);
+
+	return a < b ? a : b;
+}
+
+static uint32_t unite_all(struct machine *machine, uint32_t list)
 {
 	uint32_t all = EMPTY;
 
-	for (uint32_t at = first; at != EMPTY; at = workpiece(machine, at)->next)
-		all = valuations_unite(machine, all, workpiece(machine, at)->down);
+	for (; list != EMPTY; list = workpiece(machine, list)->next)
+		all = valuations_unite(machine, all, workpiece(machine, list)->down);
 	return all;
 }
 
@@ -88,11 +101,49 @@ static uint32_t make(struct machine *machine, uint32_t level, uint64_t key, uint
 	return number;
 }
 
+/* The set in which the global of this level has just this value. */
+static uint32_t make_one(struct machine *machine, uint32_t level, uint64_t key, uint32_t down)
+{
+	return key == machine->usual[level] ? down : make(machine, level, key, down, EMPTY);
+}
+
+static uint32_t set_of(const struct machine *machine, uint32_t list)
+{
+	const struct branch *branch;
+
+	if (list == EMPTY)
+		return EMPTY;
+	branch = workpiece(machine, list);
+	return branch->next == EMPTY && key_of(branch) == machine->usual[branch->level] ? branch->down : list;
+}
+
+static uint32_t list_of(struct machine *machine, uint32_t set, uint32_t level)
+{
+	return level_of(&machine->workshop, set) == level ? set : make(machine, level, machine->usual[level], set, EMPTY);
+}
+
+static uint32_t unite_lists(struct machine *machine, uint32_t a, uint32_t b)
+{
+	struct branch one, other;
+
+	if (a == b || b == EMPTY || machine->full)
+		return a;
+	if (a == EMPTY)
+		return b;
+	one = *workpiece(machine, a);
+	other = *workpiece(machine, b);
+	if (key_of(&one) < key_of(&other))
+		return make(machine, one.level, key_of(&one), one.down, unite_lists(machine, one.next, b));
+	if (key_of(&other) < key_of(&one))
+		return make(machine, one.level, key_of(&other), other.down, unite_lists(machine, a, other.next));
+	return make(machine, one.level, key_of(&one), valuations_unite(machine, one.down, other.down),
+		    unite_lists(machine, one.next, other.next));
+}
+
 uint32_t valuations_unite(struct machine *machine, uint32_t a, uint32_t b)
 {
 	struct memo memo = { .kind = MEMO_UNITE, .a = a < b ? a : b, .b = a < b ? b : a };
-	struct branch one, other;
-	uint32_t result;
+	uint32_t result, level;
 
 	if (a == b || b == EMPTY || machine->full)
 		return a;
@@ -100,23 +151,33 @@ uint32_t valuations_unite(struct machine *machine, uint32_t a, uint32_t b)
 		return b;
 	if (memo_find(machine, memo, &result))
 		return result;
+	level = first_level(machine, a, b);
+	result = set_of(machine, unite_lists(machine, list_of(machine, a, level), list_of(machine, b, level)));
+	return memo_keep(machine, memo, result);
+}
+
+static uint32_t subtract_lists(struct machine *machine, uint32_t a, uint32_t b)
+{
+	struct branch one, other;
+
+	if (a == b || a == EMPTY || machine->full)
+		return EMPTY;
+	if (b == EMPTY)
+		return a;
 	one = *workpiece(machine, a);
 	other = *workpiece(machine, b);
 	if (key_of(&one) < key_of(&other))
-		result = make(machine, one.level, key_of(&one), one.down, valuations_unite(machine, one.next, b));
-	else if (key_of(&other) < key_of(&one))
-		result = make(machine, one.level, key_of(&other), other.down, valuations_unite(machine, a, other.next));
-	else
-		result = make(machine, one.level, key_of(&one), valuations_unite(machine, one.down, other.down),
-			      valuations_unite(machine, one.next, other.next));
-	return memo_keep(machine, memo, result);
+		return make(machine, one.level, key_of(&one), one.down, subtract_lists(machine, one.next, b));
+	if (key_of(&other) < key_of(&one))
+		return subtract_lists(machine, a, other.next);
+	return make(machine, one.level, key_of(&one), valuations_subtract(machine, one.down, other.down),
+		    subtract_lists(machine, one.next, other.next));
 }
 
 uint32_t valuations_subtract(struct machine *machine, uint32_t a, uint32_t b)
 {
 	struct memo memo = { .kind = MEMO_SUBTRACT, .a = a, .b = b };
-	struct branch one, other;
-	uint32_t result;
+	uint32_t result, level;
 
 	if (a == b || a == EMPTY || machine->full)
 		return EMPTY;
@@ -124,36 +185,45 @@ uint32_t valuations_subtract(struct machine *machine, uint32_t a, uint32_t b)
 		return a;
 	if (memo_find(machine, memo, &result))
 		return result;
-	one = *workpiece(machine, a);
-	other = *workpiece(machine, b);
-	if (key_of(&one) < key_of(&other))
-		result = make(machine, one.level, key_of(&one), one.down, valuations_subtract(machine, one.next, b));
-	else if (key_of(&other) < key_of(&one))
-		result = valuations_subtract(machine, a, other.next);
-	else
-		result = make(machine, one.level, key_of(&one), valuations_subtract(machine, one.down, other.down),
-			      valuations_subtract(machine, one.next, other.next));
+	level = first_level(machine, a, b);
+	result = set_of(machine, subtract_lists(machine, list_of(machine, a, level), list_of(machine, b, level)));
 	return memo_keep(machine, memo, result);
+}
+
+static uint32_t choose(struct machine *machine, uint32_t from, uint32_t level, uint64_t key);
+
+static uint32_t choose_below(struct machine *machine, uint32_t list, uint32_t level, uint64_t key)
+{
+	struct branch branch;
+
+	if (list == EMPTY || machine->full)
+		return EMPTY;
+	branch = *workpiece(machine, list);
+	return make(machine, branch.level, key_of(&branch), choose(machine, branch.down, level, key),
+		    choose_below(machine, branch.next, level, key));
 }
 
 /* Those in which the global of this level has a value. */
 static uint32_t choose(struct machine *machine, uint32_t from, uint32_t level, uint64_t key)
 {
 	struct memo memo = { .kind = MEMO_SELECT, .a = from, .b = level, .value = key };
-	struct branch branch;
-	uint32_t result;
+	uint32_t first, result;
 
 	if (from == EMPTY || machine->full)
 		return EMPTY;
-	branch = *workpiece(machine, from);
-	if (branch.level == level) {
+	first = level_of(&machine->workshop, from);
+	if (first > level)
+		return key == machine->usual[level] ? from : EMPTY;
+	if (first == level) {
+		struct branch branch = *workpiece(machine, from);
+
 		while (key_of(&branch) < key && branch.next != EMPTY)
 			branch = *workpiece(machine, branch.next);
-		return key_of(&branch) == key ? make(machine, level, key, branch.down, EMPTY) : EMPTY;
+		return key_of(&branch) == key ? make_one(machine, level, key, branch.down) : EMPTY;
 	}
 	if (memo_find(machine, memo, &result))
 		return result;
-	result = make(machine, branch.level, key_of(&branch), choose(machine, branch.down, level, key), choose(machine, branch.next, level, key));
+	result = set_of(machine, choose_below(machine, from, level, key));
 	return memo_keep(machine, memo, result);
 }
 
@@ -162,25 +232,41 @@ static const struct assignment *assignment_at(const struct machine *machine, uin
 	return (const struct assignment *)(machine->assignments.records + (size_t)number * machine->assignments.stride);
 }
 
-static uint32_t put(struct machine *machine, uint32_t from, uint32_t number)
+static uint32_t put(struct machine *machine, uint32_t from, uint32_t number, uint32_t level);
+
+static uint32_t put_below(struct machine *machine, uint32_t list, uint32_t number, uint32_t level)
+{
+	struct branch branch;
+
+	if (list == EMPTY || machine->full)
+		return EMPTY;
+	branch = *workpiece(machine, list);
+	return make(machine, branch.level, key_of(&branch), put(machine, branch.down, number, level),
+		    put_below(machine, branch.next, number, level));
+}
+
+/* What is assigned at this level and further on. */
+static uint32_t put(struct machine *machine, uint32_t from, uint32_t number, uint32_t level)
 {
 	struct memo memo = { .kind = MEMO_ASSIGN, .a = from, .b = number };
 	const struct assignment *assignment = assignment_at(machine, number);
-	struct branch branch;
-	uint32_t result;
+	global_set left = assignment->which & ~all_globals(level);
+	uint32_t first, result;
 
-	if (from >= EMPTY || machine->full)
+	if (from == EMPTY || machine->full || left == 0)
 		return from;
-	branch = *workpiece(machine, from);
-	if (assignment->which >> branch.level == 0)
-		return from;
+	memo.value = level = first_global(left);
 	if (memo_find(machine, memo, &result))
 		return result;
-	if (assignment->which >> branch.level & 1)
-		result = make(machine, branch.level, key_for(assignment->values.global[branch.level], assignment->values.any >> branch.level & 1),
-			      put(machine, unite_all(machine, from), number), EMPTY);
-	else
-		result = make(machine, branch.level, key_of(&branch), put(machine, branch.down, number), put(machine, branch.next, number));
+	first = level_of(&machine->workshop, from);
+	if (first < level) {
+		result = set_of(machine, put_below(machine, from, number, level));
+	} else {
+		uint64_t key = key_for(assignment->values.global[level], assignment->values.any >> level & 1);
+
+		result = put(machine, first == level ? unite_all(machine, from) : from, number, level + 1);
+		result = make_one(machine, level, key, result);
+	}
 	return memo_keep(machine, memo, result);
 }
 
@@ -202,7 +288,7 @@ uint32_t valuations_assign(struct machine *machine, uint32_t from, global_set wh
 		machine->tired = machine->full = true;
 		return EMPTY;
 	}
-	return put(machine, from, number);
+	return put(machine, from, number, 0);
 }
 
 uint32_t valuations_single(struct machine *machine, const struct values *values)
@@ -210,7 +296,7 @@ uint32_t valuations_single(struct machine *machine, const struct values *values)
 	uint32_t number = LEAF;
 
 	for (uint32_t level = machine->protocol->global_count; level-- > 0 && !machine->full;)
-		number = make(machine, level, key_for(values->global[level], values->any >> level & 1), number, EMPTY);
+		number = make_one(machine, level, key_for(values->global[level], values->any >> level & 1), number);
 	return number;
 }
 
@@ -223,7 +309,7 @@ uint32_t valuations_initial(struct machine *machine)
 		uint32_t all = EMPTY;
 
 		for (uint32_t i = 0; i < variable->initial_count; i++) {
-			uint32_t one = make(machine, level, machine->table->constants[variable->initial + i], number, EMPTY);
+			uint32_t one = make_one(machine, level, machine->table->constants[variable->initial + i], number);
 
 			all = valuations_unite(machine, all, one);
 		}
@@ -242,6 +328,17 @@ static void begin_look(struct machine *machine)
 	}
 }
 
+static uint32_t note_key(uint64_t *keys, uint32_t count, uint64_t key)
+{
+	uint32_t i = 0;
+
+	while (i < count && keys[i] != key)
+		i++;
+	if (i == count && count < MOST_LOOKED)
+		keys[count++] = key;
+	return count;
+}
+
 /* The values that the global of a level has somewhere; each branch above is looked at once. */
 static uint32_t keys_at(struct machine *machine, uint32_t root, uint32_t level, uint64_t *keys)
 {
@@ -250,20 +347,20 @@ static uint32_t keys_at(struct machine *machine, uint32_t root, uint32_t level, 
 	begin_look(machine);
 	ahead[waiting++] = root;
 	while (waiting > 0) {
-		for (uint32_t at = ahead[--waiting]; at != EMPTY && machine->looked[at] != machine->look;) {
+		uint32_t at = ahead[--waiting];
+
+		if (level_of(&machine->workshop, at) > level) {
+			count = note_key(keys, count, machine->usual[level]);
+			continue;
+		}
+		for (; at != EMPTY && machine->looked[at] != machine->look; at = workpiece(machine, at)->next) {
 			const struct branch *branch = workpiece(machine, at);
-			uint32_t i = 0;
 
 			machine->looked[at] = machine->look;
-			at = branch->next;
-			if (branch->level < level) {
+			if (branch->level < level)
 				ahead[waiting++] = branch->down;
-				continue;
-			}
-			while (i < count && keys[i] != key_of(branch))
-				i++;
-			if (i == count && count < MOST_LOOKED)
-				keys[count++] = key_of(branch);
+			else
+				count = note_key(keys, count, key_of(branch));
 		}
 	}
 	return count;
@@ -341,41 +438,90 @@ static void forget_passage(struct passage *passage, uint32_t count)
 	}
 }
 
-static uint32_t move(struct machine *machine, struct passage *passage, const struct pool *from, struct pool *to, uint32_t number)
-{
-	struct branch branch;
-	uint32_t there;
+/* From one pool to another; `differing`: the levels whose usual values there are not the same. */
+struct journey {
+	struct passage *passage;
+	const struct pool *from;
+	struct pool *to;
+	const uint64_t *usual_before, *usual_then;
+	global_set differing;
+};
 
-	if (number >= EMPTY || machine->full)
-		return number;
+static uint32_t move_list(struct machine *machine, const struct journey *journey, uint32_t number);
+
+static uint32_t place(struct machine *machine, struct pool *pool, const struct branch *branch)
+{
+	uint32_t number = machine->full || branch->down == EMPTY ? NOTHING : pool_intern(pool, branch);
+
+	if (number == NOTHING)
+		machine->full = true;
+	return number == NOTHING ? EMPTY : number;
+}
+
+/* A set whose levels before `level` are dealt with. */
+static uint32_t move(struct machine *machine, const struct journey *journey, uint32_t set, uint32_t level)
+{
+	uint32_t first = level_of(journey->from, set), there = set;
+	global_set left = journey->differing & all_globals(first) & ~all_globals(level);
+
+	if (set != LEAF) {
+		const struct branch *branch;
+
+		there = move_list(machine, journey, set);
+		if (machine->full)
+			return EMPTY;
+		branch = branch_at(journey->to, there);
+		if (branch->next == EMPTY && key_of(branch) == journey->usual_then[first])
+			there = branch->down;
+	}
+	while (left != 0 && !machine->full) {
+		uint32_t last = last_global(left);
+		uint64_t key = journey->usual_before[last];
+		struct branch branch = { .value = (uint32_t)key, .down = there, .next = EMPTY, .level = (uint8_t)last, .any = key >= UNKNOWN_KEY, .length = 1 };
+
+		there = place(machine, journey->to, &branch);
+		left &= ~just_global(last);
+	}
+	return there;
+}
+
+static uint32_t move_list(struct machine *machine, const struct journey *journey, uint32_t number)
+{
+	struct passage *passage = journey->passage;
+	struct branch branch;
+
+	if (number == EMPTY || machine->full)
+		return EMPTY;
 	if (passage->stamp[number] == passage->now)
 		return passage->there[number];
-	branch = *branch_at(from, number);
-	branch.down = move(machine, passage, from, to, branch.down);
-	branch.next = move(machine, passage, from, to, branch.next);
-	there = machine->full ? NOTHING : pool_intern(to, &branch);
-	if (there == NOTHING) {
-		machine->full = true;
-		return EMPTY;
-	}
-	passage->stamp[number] = passage->now;
-	passage->there[number] = there;
-	return there;
+	branch = *branch_at(journey->from, number);
+	branch.down = move(machine, journey, branch.down, branch.level + 1u);
+	branch.next = move_list(machine, journey, branch.next);
+	passage->there[number] = place(machine, journey->to, &branch);
+	if (!machine->full)
+		passage->stamp[number] = passage->now;
+	return passage->there[number];
 }
 
 uint32_t valuations_fetch(struct machine *machine, uint32_t root)
 {
-	return move(machine, &machine->inward, &machine->store->branches, &machine->workshop, root);
+	struct journey journey = { &machine->inward, &machine->store->branches, &machine->workshop, machine->stored_usual, machine->usual, machine->differing };
+
+	return move(machine, &journey, root, 0);
 }
 
 uint32_t valuations_keep(struct machine *machine, uint32_t root)
 {
-	return move(machine, &machine->outward, &machine->workshop, &machine->store->branches, root);
+	struct journey journey = { &machine->outward, &machine->workshop, &machine->store->branches, machine->usual, machine->stored_usual, machine->differing };
+
+	return move(machine, &journey, root, 0);
 }
 
 uint32_t valuations_save(struct machine *machine, struct store *other, uint32_t root)
 {
-	return move(machine, &machine->inward, &machine->store->branches, &other->branches, root);
+	struct journey journey = { &machine->inward, &machine->store->branches, &other->branches, machine->stored_usual, machine->stored_usual, 0 };
+
+	return move(machine, &journey, root, 0);
 }
 
 void valuations_lose(struct machine *machine)
@@ -384,9 +530,25 @@ void valuations_lose(struct machine *machine)
 	forget_passage(&machine->outward, machine->workshop.limit);
 }
 
-/* What was made before is forgotten. */
-void valuations_begin(struct machine *machine)
+/* The values of the first valuation of a stored set. */
+static void find_usual(struct machine *machine, uint32_t root)
 {
+	memcpy(machine->usual, machine->stored_usual, sizeof machine->usual);
+	machine->differing = 0;
+	while (root != LEAF) {
+		const struct branch *branch = branch_at(&machine->store->branches, root);
+
+		machine->usual[branch->level] = key_of(branch);
+		if (key_of(branch) != machine->stored_usual[branch->level])
+			machine->differing |= just_global(branch->level);
+		root = branch->down;
+	}
+}
+
+/* What was made before is forgotten. Usual is from here on what is in this stored set (LEAF: what was at the beginning). */
+void valuations_begin(struct machine *machine, uint32_t root)
+{
+	find_usual(machine, root);
 	pool_truncate(&machine->workshop, 0);
 	pool_truncate(&machine->assignments, 0);
 	valuations_lose(machine);
@@ -415,6 +577,9 @@ bool valuations_open(struct machine *machine, uint64_t *memory)
 {
 	uint32_t most = machine->workshop.limit;
 
+	for (uint32_t level = 0; level < machine->protocol->global_count; level++)
+		machine->stored_usual[level] = machine->table->constants[machine->table->globals[machine->protocol->globals + level].initial];
+	find_usual(machine, LEAF);
 	machine->memos = take(memory, MEMOS, sizeof *machine->memos);
 	machine->looked = take(memory, most, sizeof *machine->looked);
 	machine->branches_ahead = take(memory, most + 1ull, sizeof *machine->branches_ahead);

@@ -41,6 +41,11 @@ def test_cases_that_lead_to_the_same_are_joined(before: list[str], after: list[s
     )
 
 
+def test_what_a_condition_leaves_to_a_copied_variable_is_written_down() -> None:
+    edge = Edge(END, "bit == 1", {"three": "bit", "bit": "1", "one": "three"})
+    assert Narrower(KNOWN).edges([edge]) == (Edge(END, "bit == 1", {"one": "three", "three": "1"}),)
+
+
 def test_cases_that_lead_elsewhere_or_assign_otherwise_are_not() -> None:
     edges = (Edge("a", "bit == 0"), Edge("b", "bit == 1"), Edge("b", "bit == 0", {"three": "1"}))
     assert sorted(map(str, Narrower(KNOWN).edges(edges))) == sorted(map(str, edges))

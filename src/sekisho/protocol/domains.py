@@ -141,17 +141,14 @@ class Narrower:
 
 
 def _needed(sets: Mapping[str, str], case: _Case) -> tuple[tuple[str, str], ...]:
-    """Return the assignments without those of what a variable holds anyway."""
-    if not case.held:
-        return tuple(sorted(sets.items()))
-    only = {name: Constant(*values) for name, values in case.held.items() if len(values) == 1}
-    return tuple(
-        sorted(
-            (name, text)
-            for name, text in sets.items()
-            if name not in only or parse(text) not in (only[name], Name(name))
-        )
-    )
+    """Return the assignments without those of what a variable holds anyway; what is left of a copy is written down."""
+    only = {name: str(*values) for name, values in case.held.items() if len(values) == 1}
+    known = {name: only.get(text, text) for name, text in sets.items()} if only else sets
+    return tuple(sorted((name, text) for name, text in known.items() if name not in only or _differs(text, only[name])))
+
+
+def _differs(text: str, value: str) -> bool:
+    return text != value and parse(text) != parse(value)
 
 
 def _opposite(one: Tree, other: Tree) -> bool:

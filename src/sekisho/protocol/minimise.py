@@ -10,6 +10,7 @@ from collections import defaultdict
 from msgspec.structs import replace
 
 from sekisho.protocol.domains import Narrower, domains
+from sekisho.protocol.latches import drop_repeated
 from sekisho.protocol.liveness import drop_dead
 from sekisho.protocol.model import END, Edge, Entry, Node, Protocol
 from sekisho.protocol.reduction import alike, cut_passages, open_late, reachable, renamed
@@ -22,25 +23,27 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
     """
     edges = {_entry_key(entry): entry.edges for entry in protocol.entries}
     edges |= {node.id: node.edges for node in protocol.nodes}
-    roots = [_entry_key(entry) for entry in protocol.entries]
     nodes = {node.id: node for node in protocol.nodes}
     tracked = [variable.name for variable in protocol.globals]
     initial: dict[str, tuple[int, ...]] = dict.fromkeys(protocol.locals, (0,))
     initial |= {variable.name: variable.initial for variable in protocol.globals}
     answers = {node.bind for node in protocol.nodes if node.bind is not None}
+    init = [_entry_key(entry) for entry in protocol.entries if entry.kind == "init"]
+    others = [_entry_key(entry) for entry in protocol.entries if entry.kind != "init"]
     signals = [Edge(END, "", dict(signal.set)) for signal in protocol.signals]
     while True:
         before = sum(map(len, edges.values()))
         narrower = Narrower(domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers))
         for name, own in edges.items():
             edges[name] = narrower.edges(own)
-        edges = drop_dead(nodes, edges, tracked)
+        edges = drop_dead(nodes, drop_repeated(edges, init, others, signals), tracked)
         _merge(nodes, edges)
         passing = {name for name, node in nodes.items() if node.passing}
         silent = {name for name, node in nodes.items() if node.site is None}
-        late = open_late(edges, roots, silent - passing, tracked) if late_openings else set()
-        cut_passages(edges, silent, tracked, passing, late)
-        kept = reachable(edges, roots) - {END}
+        late = open_late(edges, init + others, silent - passing, tracked) if late_openings else set()
+        ends = {name for name in silent if all(edge.to == END for edge in edges[name])}
+        cut_passages(edges, silent, tracked, passing, late | ends)
+        kept = reachable(edges, init + others) - {END}
         nodes = {name: node for name, node in nodes.items() if name in kept}
         edges = {name: own for name, own in edges.items() if name in kept}
         if sum(map(len, edges.values())) == before:

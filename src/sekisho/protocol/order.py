@@ -1,7 +1,8 @@
 """Which tracked globals a protocol needs, and their order.
 
-The engine keeps sets of valuations as decision diagrams, which test the globals in the protocol's order: it is fast
-when those that many edges look at come first, and small when those that depend on each other stand together at the end.
+The engine keeps sets of valuations as decision diagrams, which test the globals in the protocol's order: what an edge
+assigns is found the sooner the further in front it stands. Locks come first, for any task may take them at any time;
+then what many edges assign; those that depend on each other stand together behind; what init alone assigns, last.
 """
 
 from collections import Counter
@@ -10,7 +11,8 @@ from collections.abc import Collection, Iterator
 from msgspec.structs import replace
 
 from sekisho.protocol.expression import names, parse
-from sekisho.protocol.model import Edge, Expression, Protocol
+from sekisho.protocol.model import HELD, Edge, Expression, Global, Protocol
+from sekisho.protocol.reduction import reachable
 
 
 def ordered(protocol: Protocol, last: Collection[str] = ()) -> Protocol:
@@ -25,14 +27,24 @@ def ordered(protocol: Protocol, last: Collection[str] = ()) -> Protocol:
         entries=tuple(replace(entry, edges=_without(entry.edges, unread)) for entry in protocol.entries),
         signals=tuple(replace(each, set=_kept(each.set, unread)) for each in protocol.signals),
     )
-    touched = Counter[str]()
-    for edge in _edges(slim):
-        looked = names(parse(edge.when)) if edge.when else frozenset()
-        touched.update(looked.union(edge.set, *(names(parse(text)) for text in edge.set.values())))
-    return replace(
-        slim,
-        globals=tuple(sorted(slim.globals, key=lambda each: (each.name in last, -touched[each.name], each.name))),
-    )
+    assigned = _assigned(slim)
+
+    def place(each: Global) -> tuple[bool, bool, bool, int, str]:
+        name = each.name
+        return not name.endswith(HELD), name not in assigned, name in last, -assigned[name], name
+
+    return replace(slim, globals=tuple(sorted(slim.globals, key=place)))
+
+
+def _assigned(protocol: Protocol) -> Counter[str]:
+    """Return how many edges assign each global, but for those of init and exit."""
+    often = [entry for entry in protocol.entries if entry.kind not in ("init", "exit")]
+    edges = {node.id: node.edges for node in protocol.nodes}
+    names = reachable(edges, (edge.to for entry in often for edge in entry.edges))
+    found = Counter(name for signal in protocol.signals for name in signal.set)
+    for own in (*(edges[name] for name in names), *(entry.edges for entry in often)):
+        found.update(name for edge in own for name in edge.set)
+    return found
 
 
 def _edges(protocol: Protocol) -> Iterator[Edge]:

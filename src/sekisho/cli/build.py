@@ -47,6 +47,14 @@ def build(
             help="Nobody calls this entry of the driver: it is left out of the analysis. May be repeated.",
         ),
     ] = None,
+    unused_in_init: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FUNCTION",
+            help="Nobody calls this entry of the driver while init runs, such as a watchdog (with --guards). May be "
+            "repeated.",
+        ),
+    ] = None,
     always: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,10 +94,15 @@ def build(
         raise SekishoError("--guards needs --method full and --device")
     if (unused or always) and method != "full":
         raise SekishoError("--unused and --always need --method full")
+    if unused_in_init and not guards:
+        raise SekishoError("--unused-in-init needs --guards")
     dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
     kept = [name for name in without_assumption or () if name not in ASSUMPTIONS]
     options = replace(
-        analysis_options(files, param, kept, method), unused=frozenset(unused or ()), always=constants(always or ())
+        analysis_options(files, param, kept, method),
+        unused=frozenset(unused or ()),
+        unused_in_init=frozenset(unused_in_init or ()),
+        always=constants(always or ()),
     )
     owned = tuple(map(known, device or ()))
     protocols = [

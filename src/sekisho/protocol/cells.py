@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sekisho.protocol.expression import RESERVED
 from sekisho.protocol.facts import Facts
-from sekisho.protocol.model import ARMED, FILLED, HELD, LINE, LOADED, PASSED, RAISED
+from sekisho.protocol.model import ARMED, FILLED, HELD, INITIALISED, LINE, LOADED, PASSED, RAISED, REGISTERED
 from sekisho.values.abstract import Abstract
 
 _LARGEST = 8
@@ -39,7 +39,7 @@ class Cells:
             step = _step(facts, stretch, number)
             if places is not None and step is not None:
                 touched |= {(place, step) for place in places}
-        names: set[str] = {*RESERVED, LOADED, RAISED, LINE}
+        names: set[str] = {*RESERVED, INITIALISED, LOADED, REGISTERED, RAISED, LINE}
         for address, size in _clusters(touched):
             if facts.private(address, size):
                 name = _name(facts, address, size, names)

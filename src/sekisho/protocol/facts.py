@@ -94,6 +94,8 @@ class Facts:
     """Registers, by place, that there are the sign extension of their lower 32 bits."""
     stored: Mapping[Spot, frozenset[int]] = field(default_factory=dict)
     """What a store can write, where that are few numbers."""
+    after_init: frozenset[int] = frozenset()
+    """Entries that nobody calls while init runs."""
     early: frozenset[int] = frozenset()
     """Stretches that are come to while init runs alone: there a variable may still be as it was first."""
 
@@ -317,6 +319,7 @@ class Observer(Interpreter):
             narrow=narrow,
             early=frozenset(n.stretch.address for n in self.nodes.values() if n.state is not None and n.state.early),
             stored=self._stored(),
+            after_init=frozenset(o.address for o in self.origins.values() if o.name in self.options.unused_in_init),
         )
 
     def _stored(self) -> dict[Spot, frozenset[int]]:

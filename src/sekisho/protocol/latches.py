@@ -11,14 +11,19 @@ from msgspec.structs import replace
 
 from sekisho.protocol.expression import Constant, parse
 from sekisho.protocol.folding import fold
-from sekisho.protocol.model import Edge
+from sekisho.protocol.model import Edge, Node
 from sekisho.protocol.reduction import reachable, unique
 
 Edges = dict[str, tuple[Edge, ...]]
 
 
-def drop_repeated(edges: Edges, init: Collection[str], others: Iterable[str], signals: Iterable[Edge]) -> Edges:
-    """Return the edges without such assignments. `init` and `others` are the roots; `signals` assign things, too."""
+def drop_repeated(
+    nodes: dict[str, Node], edges: Edges, init: Collection[str], others: Iterable[str], signals: Iterable[Edge]
+) -> Edges:
+    """Return the edges without such assignments. `init` and `others` are the roots; `signals` assign things, too.
+
+    Where a silent node's loop to itself sets some, what follows on it is a node of its own, which is added to `nodes`.
+    """
     latched = _latches([*signals, *(edge for name, own in edges.items() if name not in init for edge in own)])
     ours = reachable(edges, init) - reachable(edges, others) if latched else set()
     known: dict[str, frozenset[str]] = {}
@@ -31,10 +36,28 @@ def drop_repeated(edges: Edges, init: Collection[str], others: Iterable[str], si
             if edge.to in ours and known.get(edge.to) != now:
                 known[edge.to] = now
                 ahead.append(edge.to)
-    return {
+    found = {
         name: unique(_without(edge, known[name]) for edge in own) if known.get(name) else own
         for name, own in edges.items()
     }
+    for name in sorted(name for name in ours & nodes.keys() if nodes[name].site is None):
+        _unroll(name, nodes, found, latched)
+    return found
+
+
+def _unroll(name: str, nodes: dict[str, Node], edges: Edges, latched: Mapping[str, str]) -> None:
+    """Let a loop of this node that sets latches lead to a node like it, where they are set."""
+    loops = (edge.set for edge in edges[name] if edge.to == name and edge.set and edge.set.items() <= latched.items())
+    again = f"{name}-again"
+    sets = next(loops, None)
+    if sets is None or again in nodes:
+        return
+    nodes[again] = replace(nodes[name], id=again)
+    inside = (replace(edge, to=again) if edge.to == name else edge for edge in edges[name])
+    edges[again] = unique(_without(edge, sets) for edge in inside)
+    edges[name] = tuple(
+        replace(edge, to=again) if edge.to == name and edge.set == sets else edge for edge in edges[name]
+    )
 
 
 def _latches(edges: Iterable[Edge]) -> Mapping[str, str]:

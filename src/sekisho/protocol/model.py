@@ -49,6 +49,9 @@ LOADED = "driver_loaded"
 REGISTERED = "driver_registered"
 """The global that is 1 when init has shown the driver to its users."""
 
+INITIALISED = "driver_initialised"
+"""The global that is 1 when init is over."""
+
 HELD = "_held"
 """The end of the names of globals that are mutexes: only the run that set one to 1 sets it to 0 again."""
 

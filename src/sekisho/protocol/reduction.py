@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from sekisho.protocol.expression import Binary, Constant, Tree, Unary, parse, substitute, write
 from sekisho.protocol.folding import conjuncts, fold, possible
-from sekisho.protocol.model import END, HELD, LOADED, REGISTERED, Edge
+from sekisho.protocol.model import END, HELD, INITIALISED, LOADED, REGISTERED, Edge
 
 _EdgeKey = tuple[str, str, tuple[tuple[str, str], ...]]
 
@@ -37,7 +37,7 @@ _CLASS_BITS = 32
 _TRUE, _FALSE = Constant(1), Constant(0)
 
 
-_STEADY = frozenset({LOADED, REGISTERED})
+_STEADY = frozenset({INITIALISED, LOADED, REGISTERED})
 """Globals that do not change while a run is open, but for init and exit: they may be asked at any time."""
 
 

@@ -24,7 +24,19 @@ from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import fold
 from sekisho.protocol.later import Limits, index_limits
 from sekisho.protocol.lists import Lists, lists
-from sekisho.protocol.model import LINE, LOADED, RAISED, REGISTERED, Expression, Global, Kind, Note, Signal, Value
+from sekisho.protocol.model import (
+    INITIALISED,
+    LINE,
+    LOADED,
+    RAISED,
+    REGISTERED,
+    Expression,
+    Global,
+    Kind,
+    Note,
+    Signal,
+    Value,
+)
 from sekisho.protocol.ranking import chosen_together, rank, written
 from sekisho.protocol.registers import RESULT, names_of_register
 from sekisho.protocol.residual import Opening, Point, Residual, Routine, Step, simplify
@@ -246,6 +258,8 @@ def _write(
     bracketed = any(kind == "init" for _, kind in facts.entries)
     if not bracketed:
         initial[LOADED] = 1
+    elif facts.after_init:
+        initial[INITIALISED] = 0
     called = _callbacks(facts, context) - set(facts.entries)
     for address, kind in sorted({*facts.entries, *called}):
         if address in context.functions:
@@ -253,6 +267,8 @@ def _write(
             if (address, kind) in called:
                 # It may be called before init has registered the driver: by what init itself calls.
                 opening = Opening(opening.routine, kind, {}, f"{LOADED} == 1")
+            if INITIALISED in initial and address in facts.after_init:
+                opening = msgspec.structs.replace(opening, when=f"{opening.when} and {INITIALISED} == 1")
             parameters = [
                 parameter
                 for place in facts.convention.arguments
@@ -298,7 +314,8 @@ def _opening(context: Context, address: int, kind: Kind, lines: bool) -> Opening
     name = context.functions[address]
     if kind == "init":
         failed = Step(None, f"{RESULT} >= {ERRORS:#x}", {LOADED: "0"})
-        return Opening(name, kind, {LOADED: "1"}, f"{LOADED} == 0", (Step(None), failed))
+        over = Step(None, "", {INITIALISED: "1"} if context.facts.after_init else {})
+        return Opening(name, kind, {LOADED: "1"}, f"{LOADED} == 0", (over, failed))
     if kind == "exit":
         return Opening(name, kind, {}, f"{LOADED} == 1", (Step(None, "", {LOADED: "0"}),))
     flag = context.deferred.flags.get((address, kind))

@@ -56,8 +56,9 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     except OutOfTimeError:
         interpreter.complete = False
         return interpreter
-    if strangers := options.unused - interpreter.left_out:
-        names = interpreter.left_out | {origin.name for origin in interpreter.origins.values()}
+    called = {origin.name for origin in interpreter.origins.values() if origin.kind != "init"}
+    if strangers := (options.unused - interpreter.left_out) | (options.unused_in_init - called):
+        names = interpreter.left_out | called
         raise SekishoError(
             f"the kernel does not call {min(strangers)!r}; of this driver it calls {', '.join(sorted(names))}",
             source=module.image.path,

@@ -18,8 +18,9 @@ class Options:
     base of ports is not used before it is set (its first 0 is no base). `index_in_array`: an index, or a pointer that
     walks, stays inside its object. `unknown_pointers`: a store through an unknown pointer does not hit the driver's
     private variables. `unused` names functions that the kernel could call and nobody does: they are left out, with all
-    that only they do. `always` names variables of the driver that hold one value whenever they are looked at (a mode
-    that nobody uses). `seconds` limits the time; what is not finished then is widened.
+    that only they do; `unused_in_init` those that nobody calls while init runs. `always` names variables of the driver
+    that hold one value whenever they are looked at (a mode that nobody uses). `seconds` limits the time; what is not
+    finished then is widened.
     """
 
     params: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class Options:
     index_in_array: bool = True
     unknown_pointers: bool = True
     unused: frozenset[str] = frozenset()
+    unused_in_init: frozenset[str] = frozenset()
     always: Mapping[str, int] = field(default_factory=dict)
     depth: int = 12
     contexts: int = 2500
@@ -45,6 +47,8 @@ class Options:
             found.append(("parameters", f"the driver is loaded with {' '.join(shown)}"))
         if self.unused:
             found.append(("unused-entries", f"nobody calls {', '.join(sorted(self.unused))}"))
+        if self.unused_in_init:
+            found.append(("unused-in-init", f"nobody calls {', '.join(sorted(self.unused_in_init))} while init runs"))
         if self.always:
             shown = (f"{name} is {value:#x}" for name, value in sorted(self.always.items()))
             found.append(("constant-variables", f"whenever it is looked at, {', '.join(shown)}"))

@@ -344,6 +344,8 @@ static uint32_t keys_at(struct machine *machine, uint32_t root, uint32_t level, 
 {
 	uint32_t *ahead = machine->branches_ahead, waiting = 0, count = 0;
 
+	if (root == EMPTY) /* there was no room for it */
+		return 0;
 	begin_look(machine);
 	ahead[waiting++] = root;
 	while (waiting > 0) {
@@ -409,9 +411,12 @@ bool valuations_tell(struct machine *machine, uint32_t root, global_set which)
 {
 	uint64_t keys[MOST_LOOKED];
 
-	for (; which != 0; which &= which - 1)
-		if (keys_at(machine, root, first_global(which), keys) > 1 || keys[0] != UNKNOWN_KEY)
+	for (; which != 0; which &= which - 1) {
+		uint32_t count = keys_at(machine, root, first_global(which), keys);
+
+		if (count > 1 || (count == 1 && keys[0] != UNKNOWN_KEY))
 			return true;
+	}
 	return false;
 }
 
@@ -461,9 +466,13 @@ static uint32_t place(struct machine *machine, struct pool *pool, const struct b
 /* A set whose levels before `level` are dealt with. */
 static uint32_t move(struct machine *machine, const struct journey *journey, uint32_t set, uint32_t level)
 {
-	uint32_t first = level_of(journey->from, set), there = set;
-	global_set left = journey->differing & all_globals(first) & ~all_globals(level);
+	uint32_t first, there = set;
+	global_set left;
 
+	if (set == EMPTY || machine->full)
+		return EMPTY;
+	first = level_of(journey->from, set);
+	left = journey->differing & all_globals(first) & ~all_globals(level);
 	if (set != LEAF) {
 		const struct branch *branch;
 

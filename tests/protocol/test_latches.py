@@ -26,7 +26,7 @@ def test_a_run_of_init_leaves_the_same_behind_after_every_step(
     graph: dict[str, tuple[Edge, ...]], choices: list[int], signalled: bool
 ) -> None:
     signals = [Edge(END, "", {"other": "2"})] * signalled
-    after = drop_repeated({}, graph, ["init"], ["task"], signals)
+    after = drop_repeated({}, graph, ["init"], ["task"], signals, ["latch", "other"])
     at, values = "init", {"latch": "0", "other": "0"}
     for choice in choices:
         own = graph[at]
@@ -39,9 +39,14 @@ def test_a_run_of_init_leaves_the_same_behind_after_every_step(
 
 def test_a_signal_or_another_value_takes_it_away_again() -> None:
     graph = {"init": (Edge("a", "", {"latch": "1"}),), "a": (Edge("a", "", {"latch": "1"}),)}
-    assert drop_repeated({}, graph, ["init"], [], []) == graph | {"a": (Edge("a"),)}
-    assert drop_repeated({}, graph, ["init"], [], [Edge(END, "", {"latch": "0"})]) == graph
-    assert drop_repeated({}, graph, ["init"], ["a"], []) == graph
+    assert drop_repeated({}, graph, ["init"], [], [], ["latch"]) == graph | {"a": (Edge("a"),)}
+    assert drop_repeated({}, graph, ["init"], [], [Edge(END, "", {"latch": "0"})], ["latch"]) == graph
+    assert drop_repeated({}, graph, ["init"], ["a"], [], ["latch"]) == graph
+
+
+def test_a_local_is_set_again_for_an_answer_may_have_come_meanwhile() -> None:
+    graph = {"init": (Edge("a", "", {"local": "1"}),), "a": (Edge("a", "", {"local": "1"}),)}
+    assert drop_repeated({}, graph, ["init"], [], [], ["latch"]) == graph
 
 
 @pytest.mark.parametrize("sets", [{REGISTERED: "1"}, {}], ids=["set before the loop", "set in the loop alone"])

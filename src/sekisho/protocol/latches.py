@@ -18,13 +18,20 @@ Edges = dict[str, tuple[Edge, ...]]
 
 
 def drop_repeated(
-    nodes: dict[str, Node], edges: Edges, init: Collection[str], others: Iterable[str], signals: Iterable[Edge]
+    nodes: dict[str, Node],
+    edges: Edges,
+    init: Collection[str],
+    others: Iterable[str],
+    signals: Iterable[Edge],
+    tracked: Collection[str],
 ) -> Edges:
-    """Return the edges without such assignments. `init` and `others` are the roots; `signals` assign things, too.
+    """Return the edges without such assignments to `tracked` globals (events assign locals, too).
+
+    `init` and `others` are the roots; `signals` assign things, too.
 
     Where a silent node's loop to itself sets some, what follows on it is a node of its own, which is added to `nodes`.
     """
-    latched = _latches([*signals, *(edge for name, own in edges.items() if name not in init for edge in own)])
+    latched = _latches([*signals, *(edge for name, own in edges.items() if name not in init for edge in own)], tracked)
     ours = reachable(edges, init) - reachable(edges, others) if latched else set()
     known: dict[str, frozenset[str]] = {}
     ahead = sorted(init)
@@ -60,14 +67,14 @@ def _unroll(name: str, nodes: dict[str, Node], edges: Edges, latched: Mapping[st
     )
 
 
-def _latches(edges: Iterable[Edge]) -> Mapping[str, str]:
-    """Return the variables that these set, all to the same constant, with it."""
+def _latches(edges: Iterable[Edge], tracked: Collection[str]) -> Mapping[str, str]:
+    """Return the globals that these set, all to the same constant, with it."""
     found: dict[str, str] = {}
     several: set[str] = set()
     for name, text in {each for edge in edges for each in edge.set.items()}:
         if found.setdefault(name, text) != text or not isinstance(fold(parse(text)), Constant):
             several.add(name)
-    return {name: text for name, text in found.items() if name not in several}
+    return {name: text for name, text in found.items() if name in tracked and name not in several}
 
 
 def _behind(edge: Edge, before: frozenset[str], latched: Mapping[str, str]) -> frozenset[str]:

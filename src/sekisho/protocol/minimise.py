@@ -36,7 +36,7 @@ def minimise(protocol: Protocol, *, late_openings: bool = False) -> Protocol:
         narrower = Narrower(domains([*signals, *(edge for own in edges.values() for edge in own)], initial, answers))
         for name, own in edges.items():
             edges[name] = narrower.edges(own)
-        edges = drop_dead(nodes, drop_repeated(nodes, edges, init, others, signals), tracked)
+        edges = drop_dead(nodes, drop_repeated(nodes, edges, init, others, signals, tracked), tracked)
         _merge(nodes, edges)
         passing = {name for name, node in nodes.items() if node.passing}
         silent = {name for name, node in nodes.items() if node.site is None}

@@ -134,3 +134,27 @@ def test_a_known_instruction_keeps_its_length_at_the_end_of_the_code() -> None:
         lifted = [language.lift(long + short, offset, 0xFFFFFFFFC0000000 + offset) for offset in (0, len(long))]
         assert [each and each.length for each in lifted] == [len(long), len(short)]
     assert language.lift(short, len(short), 0xFFFFFFFFC0000000) is None
+
+
+NEAR = {
+    "mov [rip + 0x10], rax": "48890510000000",
+    "mov rax, [rip + 0x10]": "488b0510000000",
+    "mov byte ptr [rip + 0x10], 1": "c6051000000001",
+    "lea rax, [rip + 0x10]": "488d0510000000",
+    "sete [rip + 0x10]": "0f940510000000",
+    "jmp 0x10 further": "e910000000",
+    "call 0x10 further": "e810000000",
+    "je 0x10 further": "7410",
+}
+
+
+@pytest.mark.parametrize("code", NEAR.values(), ids=NEAR.keys())
+def test_the_same_bytes_elsewhere_mean_another_place(code: str) -> None:
+    at, shift, data = 0xFFFFFFFFC0001000, 0x10, bytes.fromhex(code)
+    language = Language("x86-64")
+    here, there = language.lift(data, 0, at), language.lift(data, 0, at + shift)
+    fresh = Language("x86-64").lift(data, 0, at + shift)
+    assert here is not None
+    assert there is not None
+    assert fresh is not None
+    assert (there.ops, there.target) == (fresh.ops, fresh.target) != (here.ops, here.target)

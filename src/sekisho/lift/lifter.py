@@ -169,11 +169,8 @@ _NEAR = (1 << 31) + 16
 def _fixed(instruction: Instruction) -> bool:
     """Whether nothing in an instruction is near its address, as what is computed from that would be."""
     first, last = instruction.address - _NEAR, instruction.address + _NEAR
-    for _, _, inputs in instruction.ops:
-        for space, offset, _ in inputs:
-            if first <= offset < last and space in (CONST, RAM):
-                return False
-    return True
+    varnodes = (each for op in instruction.ops for each in (op.output, *op.inputs) if each is not None)
+    return not any(first <= offset < last and space in (CONST, RAM) for space, offset, _ in varnodes)
 
 
 # Numbers of SLEIGH's user operations for x86 (ia.sinc: "define pcodeop", in order).

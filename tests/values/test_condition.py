@@ -5,16 +5,18 @@ from hypothesis import strategies as st
 
 from sekisho.values.abstract import Abstract, bounded, finite, top
 from sekisho.values.condition import refine
-from sekisho.values.expression import Expression, Value, compute, make, symbol
+from sekisho.values.expression import Expression, Value, compute, evaluate, make, symbol
 from sekisho.values.operation import COMPARISONS, mask
 
 A, B = symbol(("condition", "a"), 4), symbol(("condition", "b"), 4)
+LONG = symbol(("condition", "long"), 8)
+LOWER = make("subpiece", 4, (LONG, 0), 8)
 
 
 @st.composite
 def terms(draw: st.DrawFn, depth: int) -> Value:
     if depth == 0:
-        return draw(st.one_of(st.sampled_from((A, B)), st.integers(0, 40), st.integers(0, mask(4))))
+        return draw(st.one_of(st.sampled_from((A, B, LOWER)), st.integers(0, 40), st.integers(0, mask(4))))
     op = draw(st.sampled_from(("add", "sub", "and", "or", "mul", "xor", "leaf", "leaf")))
     if op == "leaf":
         return draw(terms(0))
@@ -32,8 +34,8 @@ def conditions(draw: st.DrawFn) -> Value:
 
 
 @st.composite
-def sets(draw: st.DrawFn) -> tuple[Abstract, int]:
-    number = st.one_of(st.integers(0, 60), st.integers(0, mask(4)), st.integers(mask(4) - 60, mask(4)))
+def sets(draw: st.DrawFn, size: int) -> tuple[Abstract, int]:
+    number = st.one_of(st.integers(0, 60), st.integers(0, mask(size)), st.integers(mask(size) - 60, mask(size)))
     kind = draw(st.sampled_from(("few", "range", "top")))
     member = draw(number)
     if kind == "few":
@@ -42,16 +44,16 @@ def sets(draw: st.DrawFn) -> tuple[Abstract, int]:
         other, step = draw(number), draw(st.integers(1, 9))
         lo, hi = min(member, other), max(member, other)
         return bounded(lo, hi, step), lo + draw(st.integers(0, (hi - lo) // step)) * step
-    return top(4), member
+    return top(size), member
 
 
 @settings(max_examples=4000, deadline=None)
-@given(conditions(), sets(), sets())
+@given(conditions(), sets(4), sets(4), sets(8))
 def test_the_values_that_take_the_branch_survive(
-    condition: Value, first: tuple[Abstract, int], second: tuple[Abstract, int]
+    condition: Value, first: tuple[Abstract, int], second: tuple[Abstract, int], long: tuple[Abstract, int]
 ) -> None:
-    environment: dict[Expression, Abstract] = {A: first[0], B: second[0]}
-    numbers = {A: first[1], B: second[1]}
+    environment: dict[Expression, Abstract] = {A: first[0], B: second[0], LONG: long[0]}
+    numbers = {A: first[1], B: second[1], LONG: long[1]}
     changes = refine(environment, condition, bool(compute(condition, numbers)))
     assert changes is not None
     for only, number in numbers.items():
@@ -70,3 +72,10 @@ def test_a_counter_below_eight_is_bounded() -> None:
     changes = refine({A: bounded(0, 0x7FFFFFFF)}, make("slt", 1, (A, 8), 4), True)
     assert changes is not None
     assert changes[A].members(16) == list(range(8))
+
+
+def test_a_bound_of_the_lower_half_of_a_long_number_is_kept() -> None:
+    environment: dict[Expression, Abstract] = {LONG: top(8)}
+    changes = refine(environment, make("ult", 1, (7, LOWER), 4), truth=False)
+    assert changes is not None
+    assert evaluate(LOWER, changes).members(16) == list(range(8))

@@ -237,8 +237,11 @@ class _Refinement:
         elif op == "mul" and isinstance(args[1], int) and args[1]:
             if self._evaluate(args[0]).hi * args[1] <= mask(value.size):
                 return self._bound(args[0], -(-lo // args[1]), hi // args[1], width)
-        elif op == "subpiece" and args[1] == 0 and self._evaluate(args[0]).hi <= mask(value.size):
-            return self._bound(args[0], lo, hi, value.width)
+        elif op == "subpiece" and args[1] == 0:
+            if self._evaluate(args[0]).hi <= mask(value.size):
+                return self._bound(args[0], lo, hi, value.width)
+            # Of a longer number that is only known of the lower bits.
+            return self._known(args[0], mask(value.size) & ~((1 << hi.bit_length()) - 1), 0)
         return True
 
     def _without(self, value: Value, number: int, width: int) -> None:

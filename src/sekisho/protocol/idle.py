@@ -16,16 +16,20 @@ _WHY = "conditions on it are not followed: once assigned it is as it was, or unk
 
 
 def forget_idle(protocol: Protocol) -> Protocol:
-    """Return the protocol without globals that hold their initial value or ANY, and nothing else."""
+    """Return the protocol without globals that hold their initial value or ANY, and nothing else.
+
+    Unless the driver itself sets them back: then what is unknown becomes known again.
+    """
     initial = {each.name: [Constant(value) for value in each.initial] for each in protocol.globals}
     told = {name for signal in protocol.signals for name in signal.set}
     lost: set[str] = set()
-    ways = [*(node.edges for node in protocol.nodes), *(entry.edges for entry in protocol.entries)]
-    for name, text in {(name, text) for own in ways for edge in own for name, text in edge.set.items()}:
+    within = {item for node in protocol.nodes for edge in node.edges for item in edge.set.items()}
+    opening = {item for entry in protocol.entries for edge in entry.edges for item in edge.set.items()}
+    for name, text in within | opening:
         tree = fold(parse(text))
         if tree == ANY:
             lost.add(name)
-        elif tree not in initial.get(name, ()):
+        elif (name, text) in within or tree not in initial.get(name, ()):
             told.add(name)
     idle = lost & initial.keys() - told
     notes = tuple(Note("global", _WHY, at=name) for name in sorted(idle))

@@ -15,6 +15,7 @@ from sekisho.policy import Device, Policy
 from sekisho.protocol.build import build_guarded
 from sekisho.protocol.facts import Observer
 from sekisho.protocol.model import Protocol
+from sekisho.protocol.sliced import MOST_WRITTEN
 from sekisho.values import full
 from tests.objects import build
 from tests.protocol.test_guards import events
@@ -143,6 +144,18 @@ def test_its_first_byte_is_one_of_those_that_the_driver_may_have_chosen(first: s
 def test_of_a_byte_that_is_not_known_only_the_place_is(driver: Protocol) -> None:
     assert is_allowed(driver, f"{PREPARED}out 2 0xe6; out 2 0x99; out 2 0xff")
     assert not is_allowed(driver, f"{PREPARED}out 2 0xe6; out 2 0xff; out 2 {TRACK}")
+
+
+def test_the_policy_names_the_bytes_of_a_long_command_that_are_not_followed(tmp_path: Path) -> None:
+    apart = 'asm volatile("" ::: "memory");'  # nothing is stored together
+    fill = "".join(f"command.bytes[{index}] = reads ? {index} : {index + 16}; {apart}" for index in range(16))
+    found = protocol(tmp_path, fill=f"{fill} command.count = 16; ready = 1; return;")
+    command = {f"command_{index + 2:#x}" for index in range(16)}
+    followed = {variable.name for variable in found.globals} & command
+    dropped = {note.at for note in found.widened if "what is written from it is not followed" in note.text}
+    assert len(followed) == MOST_WRITTEN
+    assert followed | dropped == command
+    assert not followed & dropped
 
 
 @pytest.mark.parametrize("sent", ["", "out 2 0xe6; ", "out 2 0xe6; out 2 1; "])

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import pairwise
 
 from sekisho.protocol.cells import Cell, Cells
 from sekisho.protocol.components import behind, components
@@ -41,12 +40,19 @@ def rank(
     waking: set[str] = set()
 
     def decides(tree: Tree, weight: float = 1) -> None:
-        for name in tree.names if one(tree) else ():
+        for name in deciding(tree):
             direct[name] += weight
 
-    def one(tree: Tree) -> bool:
-        """Whether it does not choose between the elements of an array, of which each would have to be followed."""
-        return len(tree.names & parts.keys()) <= _ELEMENTS
+    def deciding(tree: Tree) -> AbstractSet[str]:
+        """Return its names; if it chooses between the elements of an array, not these: each would have to be followed.
+
+        What it chooses by is among them.
+        """
+        found = tree.names & parts.keys()
+        if len(found) <= _ELEMENTS:
+            return tree.names
+        elements = _buffer(parts, found)
+        return tree.names - elements if elements and len(found - elements) <= _ELEMENTS else frozenset()
 
     for routine, points in draft.items():
         waiting = _waiting(points)
@@ -60,11 +66,11 @@ def rank(
                 # Where the driver is registered, whether it is decides about everything.
                 decides(step.when, _CALL if calls or shows or index in opening else 1)
                 if wakes:
-                    waking |= step.when.names if one(step.when) else frozenset()
+                    waking |= deciding(step.when)
                 for name in _taken(step) & parts.keys():
                     direct[name] += _LOCK
                 for name, tree in step.sets.items():
-                    sources.setdefault(name, set()).update(names(tree) - {name} if one(tree) else ())
+                    sources.setdefault(name, set()).update(deciding(tree) - {name})
                     if name in parts:
                         if not isinstance(tree, Constant) and not counts(name, tree):
                             data.add(name)
@@ -106,13 +112,13 @@ def written(parts: Mapping[str, tuple[Cell, int]], draft: Draft) -> list[str]:
                 known.update(name for choice in step.choices for name in choice[0])
                 for name, tree in step.sets.items():
                     found = tree.names & parts.keys()
-                    if _is_buffer([parts[each][0] for each in found]):
-                        buffers[name] = buffers.get(name, frozenset()) | found
+                    if elements := _buffer(parts, found):
+                        buffers[name] = buffers.get(name, frozenset()) | elements
                     sources[name] |= tree.names if len(found) <= _ELEMENTS else tree.names - found
                     if not unknown(tree):
                         known.add(name)
-    elements = {each for name in behind(ahead, sources) for each in buffers.get(name, ())} & known
-    return sorted(elements)
+    sent = {each for name in behind(ahead, sources) for each in buffers.get(name, ())} & known
+    return sorted(sent)
 
 
 def chosen_together(draft: Draft, elements: frozenset[str]) -> frozenset[str]:
@@ -125,14 +131,16 @@ def chosen_together(draft: Draft, elements: frozenset[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_buffer(found: Sequence[Cell]) -> bool:
-    """Whether the cells lie next to each other."""
-    spans = sorted({(cell.address, cell.address + cell.size) for cell in found})
-    return (
-        len(spans) > 2
-        and spans[0][1] - spans[0][0] <= 4
-        and all(end == start for (_, end), (start, _) in pairwise(spans))
-    )
+def _buffer(parts: Mapping[str, tuple[Cell, int]], found: AbstractSet[str]) -> frozenset[str]:
+    """Return which of the names are of cells that lie next to each other, three or more."""
+    runs: list[list[Cell]] = []
+    for cell in sorted({parts[name][0] for name in found}):
+        if runs and runs[-1][-1].address + runs[-1][-1].size == cell.address:
+            runs[-1].append(cell)
+        else:
+            runs.append([cell])
+    cells = {cell for run in runs if len(run) > 2 and run[0].size <= 4 for cell in run}
+    return frozenset(name for name in found if parts[name][0] in cells)
 
 
 def _waiting(points: Sequence[DraftPoint]) -> set[int]:

@@ -49,7 +49,7 @@ from sekisho.values.routine import Stretch
 MOST_GLOBALS = 56
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
 
-MOST_WRITTEN = 6
+MOST_WRITTEN = 8
 """How many more are followed at most because they say what is written."""
 
 _PARTS = 12
@@ -172,8 +172,9 @@ def sliced(
     choose(draft, parts.keys())
     result = _write(facts, cells, parts, context, draft, followed, tuple(lines))
     tracked = [each.name for each in result.globals]
-    dropped = tuple(_dropped(name, at) for at, name in enumerate(deciding) if name not in tracked)
-    return replace(result, residual=simplify(result.residual, tracked), together=together, dropped=dropped)
+    dropped = [_dropped(name, at) for at, name in enumerate(deciding) if name not in tracked]
+    dropped += [_unsent(name) for name in sent if name not in {*tracked, *deciding}]
+    return replace(result, residual=simplify(result.residual, tracked), together=together, dropped=tuple(dropped))
 
 
 def _dropped(name: str, rank: int) -> Note:
@@ -181,6 +182,11 @@ def _dropped(name: str, rank: int) -> Note:
     many = f"others decide more, and {MOST_GLOBALS} are followed"
     why = many if rank >= MOST_GLOBALS else "what it holds is not known"
     return Note("global", f"conditions on it are not followed: {why}", at=name)
+
+
+def _unsent(name: str) -> Note:
+    """Say why a global is not followed that is written to the device."""
+    return Note("global", f"what is written from it is not followed: {MOST_WRITTEN} others are", at=name)
 
 
 def _fields(

@@ -62,6 +62,13 @@ def test_a_jump_in_the_middle_of_a_function_to_who_knows_where_is_listed(tmp_pat
     assert [module.image.location(address)[1] for address in module.unresolved] == [4]
 
 
+@pytest.mark.parametrize("change", ["add rsp, 8", "sub rsp, 8", "pop rdx"])
+def test_a_stack_of_a_size_that_is_not_known_is_no_reason_to_give_up(tmp_path: Path, change: str) -> None:
+    module = recovered(tmp_path, f"FUNCTION f\nadd rsp, rax\n{change}\ncmp rcx, 2\nja 1f\njmp [table + rcx*8]\n1: ret")
+    assert len(function(module, "f").blocks) == 3
+    assert len(module.unresolved) == 1
+
+
 def test_tail_calls_are_calls_of_the_other_function(tmp_path: Path) -> None:
     module = recovered(tmp_path, "FUNCTION f\ntest edi, edi\nje g\njmp away\nFUNCTION g\nret")
     first, second = function(module, "f").calls

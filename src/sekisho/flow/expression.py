@@ -247,7 +247,7 @@ class Tracer:
 
     def _sum(self, code: int, left: Expression, right: Expression, size: int) -> Expression:
         """Return left + right or left - right; stack addresses in one form, so that they compare equal."""
-        base = left.parts[0] if left.code == Code.INT_ADD else left
+        base = left.parts[0] if left.code == Code.INT_ADD and left.parts[1].code == VALUE else left
         if right.code == VALUE and base.code == LEAF and base.value[0] in self.stack_registers:
             change = right.value if code == Code.INT_ADD else -right.value
             offset = constant(change + (left.parts[1].value if left.parts else 0), size)

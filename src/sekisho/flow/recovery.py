@@ -93,7 +93,12 @@ class _Recovery:
                     self.starts.setdefault(target, self._local_name(target))
             self._descend()
         undecoded = self._sweep()
-        functions = {address: self._function(self.drafts[address]) for address in sorted(self.drafts)}
+        # Where there is no instruction there is no function, whatever points there.
+        functions = {
+            address: self._function(draft)
+            for address, draft in sorted(self.drafts.items())
+            if address in draft.instructions
+        }
         callers: dict[int, set[int]] = {}
         for function in functions.values():
             for call in function.calls:

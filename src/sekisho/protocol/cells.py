@@ -82,7 +82,8 @@ class Cells:
 def _step(facts: Facts, address: int, number: int) -> int | None:
     for routine in facts.routines.values():
         stretch = routine.stretches.get(address)
-        if stretch is not None:
+        # Routines that share code may cut it differently.
+        if stretch is not None and number < len(stretch.segment.steps):
             return stretch.segment.steps[number].size
     return None
 

@@ -148,7 +148,7 @@ class Facts:
         if call is None or call.extern is not None or not isinstance(target, Expression):
             return None if call is None else call.extern
         for step in stretch.segment.steps:
-            if step.result is target and isinstance(step.operands[0], int):
+            if step.kind == "load" and step.result is target and isinstance(step.operands[0], int):
                 found = self.module.image.extern_at(step.operands[0])
                 return None if found is None else found[0].name
         return None

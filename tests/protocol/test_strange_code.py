@@ -11,6 +11,7 @@ from sekisho.flow import recover
 from sekisho.image import load
 from sekisho.protocol.build import build_guarded
 from sekisho.protocol.facts import Observer
+from sekisho.protocol.model import Protocol
 from sekisho.values import full
 from tests.objects import assemble, build
 
@@ -95,11 +96,18 @@ ret
 OPTIONS = ("-O2", "-fno-pie", "-mcmodel=kernel")
 
 
-def analyse(driver: Path) -> None:
+def analyse(driver: Path) -> Protocol | None:
+    """Return the driver's protocol, None if that takes too long."""
     observer = full.interpret(recover(load(driver)), full.Options(seconds=20), kind=Observer)
     assert isinstance(observer, Observer)
-    if observer.complete:
-        build_guarded(*(observer.module, full.report(observer), observer.facts(), [(1, 15)]), name="driver")
+    if not observer.complete:
+        return None
+    return build_guarded(*(observer.module, full.report(observer), observer.facts(), [(1, 15)]), name="driver")
+
+
+def causes(found: Protocol | None) -> str:
+    assert found is not None
+    return "; ".join(note.text for note in found.widened if note.name == "analysis")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +116,13 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_call_of_what_an_instruction_gave_that_is_not_followed_may_lead_anywhere(driver: Path) -> None:
-    analyse(driver)
+    assert "may reach any function" in causes(analyse(driver))
+
+
+@pytest.mark.parametrize("code", ["mov al, 1; out 1, al; .byte 6; out 2, al; ret", ".byte 6; ret"])
+def test_the_policy_says_where_there_is_no_instruction_that_is_known(code: str, tmp_path: Path) -> None:
+    source = SHARED.replace("one: mov al, 1\nout 1, al\n", f"one: {code}\n").replace("@]", "one]")
+    assert "no instruction that is known" in causes(analyse(assemble(tmp_path, source)))
 
 
 @pytest.mark.parametrize("order", [("one", "other"), ("other", "one")], ids=" ".join)
@@ -118,7 +132,9 @@ def test_two_functions_may_share_code_and_jump_to_different_places_in_it(
     source = SHARED
     for name in order:
         source = source.replace("@]", f"{name}]", 1)
-    analyse(assemble(tmp_path, source))
+    found = analyse(assemble(tmp_path, source))
+    assert found is not None
+    assert len(found.sites) == 3
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,7 +4,7 @@ A cell is a piece of memory (address, size) that only known accesses change, eac
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sekisho.protocol.expression import RESERVED
@@ -34,11 +34,7 @@ class Cells:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self._starts: dict[int, Cell] = {}
-        touched: set[tuple[int, int]] = set()
-        for (stretch, number), places in facts.accesses.items():
-            step = _step(facts, stretch, number)
-            if places is not None and step is not None:
-                touched |= {(place, step) for place in places}
+        touched = set(_touched(facts))
         names: set[str] = {*RESERVED, INITIALISED, LOADED, REGISTERED, RAISED, LINE}
         for address, size in _clusters(touched):
             if facts.private(address, size):
@@ -79,13 +75,13 @@ class Cells:
         return self.facts.contents(cell.address, cell.size)
 
 
-def _step(facts: Facts, address: int, number: int) -> int | None:
+def _touched(facts: Facts) -> Iterator[tuple[int, int]]:
+    """Yield the (address, size) of every access whose place is known; routines that share code may cut it apart."""
     for routine in facts.routines.values():
-        stretch = routine.stretches.get(address)
-        # Routines that share code may cut it differently.
-        if stretch is not None and number < len(stretch.segment.steps):
-            return stretch.segment.steps[number].size
-    return None
+        for stretch in routine.stretches.values():
+            for number, step in enumerate(stretch.segment.steps):
+                for place in facts.accesses.get((stretch.segment.address, number)) or ():
+                    yield place, step.size
 
 
 def _clusters(touched: set[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -28,6 +28,7 @@ _WAYS = 16
 
 SLICE = 256
 """Instructions of a slice after which those further away are left out; `Slicer` has them all."""
+_UNREAD = "here is no instruction that is known: what it does, and what comes behind it, is left out"
 _ORDER: tuple[Kind, ...] = ("constant set", "bits", "expression", "payload", "unknown")
 
 
@@ -181,7 +182,8 @@ def report(interpreter: Interpreter) -> Analysis:
         _site(interpreter, function, instruction, at.get(instruction.address, []))
         for function, instruction in interpreter.module.sites
     )
-    widenings = tuple(Widening(address, cause) for address, cause in sorted(interpreter.widened))
+    unread = [(first, _UNREAD) for first, _ in interpreter.module.undecoded]
+    widenings = tuple(Widening(address, cause) for address, cause in sorted([*unread, *interpreter.widened]))
     limit = None if interpreter.complete else _limit(interpreter)
     if limit is not None:
         widenings = (Widening(None, f"{limit}: every site may do anything"), *widenings)

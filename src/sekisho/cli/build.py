@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sekisho.cli.options import Method, Parameters, Without, analysis_options, constants
+from sekisho.cli.options import Method, Parameters, Without, analysis_options, arrays, constants
 from sekisho.errors import SekishoError
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ def build(
             "repeated.",
         ),
     ] = None,
+    single: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARRAY:COUNT",
+            help="Of the COUNT elements of this array of the driver the first is in use: there is one device, and a "
+            "number from outside that picks an element is 0. May be repeated.",
+        ),
+    ] = None,
     budget: Annotated[
         int | None,
         typer.Option(
@@ -92,8 +100,8 @@ def build(
     gc.disable()
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
-    if (unused or always) and method != "full":
-        raise SekishoError("--unused and --always need --method full")
+    if (unused or always or single) and method != "full":
+        raise SekishoError("--unused, --always and --single need --method full")
     if unused_in_init and not guards:
         raise SekishoError("--unused-in-init needs --guards")
     dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
@@ -103,6 +111,7 @@ def build(
         unused=frozenset(unused or ()),
         unused_in_init=frozenset(unused_in_init or ()),
         always=constants(always or ()),
+        single=arrays(single or ()),
     )
     owned = tuple(map(known, device or ()))
     protocols = [

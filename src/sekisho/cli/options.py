@@ -66,6 +66,17 @@ def constants(texts: Iterable[str]) -> dict[str, int]:
     return {name: values[0] for name, values in found.items()}
 
 
+def arrays(texts: Iterable[str]) -> dict[str, int]:
+    """Read arrays with their lengths, as `NAME:8`; raises `SekishoError` for anything else."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, count = text.partition(":")
+        if not name or name in found or not count.isascii() or not count.isdecimal() or len(count) > 9:
+            raise SekishoError(f"--single {text}: expected ARRAY:COUNT once for each array, as in drive_state:8")
+        found[name] = int(count)
+    return found
+
+
 def _parse(texts: Iterable[str], option: str) -> dict[str, tuple[int, ...]]:
     """Read `NAME=0x3f0`, `NAME=1,2`, `NAME=y`; raises `SekishoError` for anything else."""
     found: dict[str, tuple[int, ...]] = {}

@@ -149,6 +149,9 @@ class _ProtocolTable:
         self.numbers = {node.id: self.first_node + number for number, node in enumerate(self.protocol.nodes)}
         self.live = _live_locals(self.protocol)
         self.slots = _share_slots(self.protocol, self.live)
+        self.places = {node.id for node in self.protocol.nodes if node.site is not None}
+        self.needed = {node.id: _needed_at(node, self.live) for node in self.protocol.nodes}
+        self.codes: dict[str, int] = {}
         self._write()
 
     def _sites(self, index: int) -> int:
@@ -239,38 +242,37 @@ class _ProtocolTable:
             case Bits(mask, bits, first, last):
                 return 2, mask, bits, first, last
             case Expression(equals):
-                return 3, *self.table.constants([self._code(parse(text)) for text in equals]), 0, 0
+                return 3, *self.table.constants([self._code(text) for text in equals]), 0, 0
         return 0, 0, 0, 0, 0
 
     def _edges(self, edges: tuple[Edge, ...], source: int) -> tuple[int, int]:
         table = self.table
         first = table.counts["edges"]
         # Silent steps first: the engine walks them apart from those that take an event.
-        places = {node.id for node in self.protocol.nodes if node.site is not None}
-        for edge in sorted(edges, key=lambda edge: edge.to in places):
+        for edge in sorted(edges, key=lambda edge: edge.to in self.places):
             target = _END if edge.to == END else self.numbers[edge.to]
-            needed = frozenset() if edge.to == END else self._needed[edge.to]
-            when = self._code(parse(edge.when)) if edge.when else _NONE
+            needed = frozenset() if edge.to == END else self.needed[edge.to]
+            when = self._code(edge.when) if edge.when else _NONE
             table.add("edges", "6I", source, target, when, *self._sets(edge.set, needed), 0)
         return first, table.counts["edges"] - first
-
-    @property
-    def _needed(self) -> dict[str, frozenset[str]]:
-        if not hasattr(self, "_needed_cache"):
-            self._needed_cache = {node.id: _needed_at(node, self.live) for node in self.protocol.nodes}
-        return self._needed_cache
 
     def _sets(self, assignments: dict[str, str], needed: frozenset[str]) -> tuple[int, int]:
         table = self.table
         first = table.counts["sets"]
         for name, text in assignments.items():
             if name in self.tracked:
-                table.add("sets", "2I", _GLOBAL | self.tracked[name], self._code(parse(text)))
+                table.add("sets", "2I", _GLOBAL | self.tracked[name], self._code(text))
             elif name in needed:
-                table.add("sets", "2I", self.slots[name], self._code(parse(text)))
+                table.add("sets", "2I", self.slots[name], self._code(text))
         return first, table.counts["sets"] - first
 
-    def _code(self, tree: Tree) -> int:
+    def _code(self, text: str) -> int:
+        """Offset of an expression's bytecode; many edges say the same."""
+        if text not in self.codes:
+            self.codes[text] = self._compiled(parse(text))
+        return self.codes[text]
+
+    def _compiled(self, tree: Tree) -> int:
         def locate(name: str) -> tuple[str, int]:
             if name in self.tracked:
                 return "global", self.tracked[name]

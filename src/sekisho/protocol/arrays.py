@@ -6,7 +6,7 @@ An index is recognised by the form of an access: to a place in the first element
 from collections.abc import Collection
 
 from sekisho.protocol.facts import Facts
-from sekisho.values.expression import Expression, linear
+from sekisho.values.expression import Expression, linear, whole_symbol
 from sekisho.values.memory import Memory
 from sekisho.values.segment import Segment, Step
 
@@ -50,15 +50,6 @@ def _index(step: Step, places: Collection[int], memory: Memory) -> tuple[Express
     if rest or length < 2 or offset + step.size > stride:
         return None
     symbol = whole_symbol(term)
+    if memory.single.get(array.start) == stride and all(each - array.start < stride for each in places):
+        length = 1
     return None if symbol is None else (symbol, length)
-
-
-def whole_symbol(value: Expression) -> Expression | None:
-    """Return the symbol whose number this is."""
-    while value.op != "symbol":
-        inner = value.args[0] if value.args else 0
-        whole = value.op in ("sext", "zext") or (value.op == "subpiece" and value.args[1] == 0 and value.size >= 4)
-        if isinstance(inner, int) or not whole:
-            return None
-        value = inner
-    return value

@@ -37,7 +37,7 @@ class Cells:
         touched = set(_touched(facts))
         names: set[str] = {*RESERVED, INITIALISED, LOADED, REGISTERED, RAISED, LINE}
         for address, size in _clusters(touched):
-            if facts.private(address, size):
+            if facts.private(address, size) and not facts.memory.unused(address):
                 name = _name(facts, address, size, names)
                 names.add(name)
                 cell = Cell(address, size, name)

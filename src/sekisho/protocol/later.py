@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sekisho.protocol.arrays import limits, whole_symbol
+from sekisho.protocol.arrays import limits
 from sekisho.protocol.components import components
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.paths import Path, paths
 from sekisho.values.convention import Place
-from sekisho.values.expression import Expression
+from sekisho.values.expression import Expression, whole_symbol
 from sekisho.values.routine import Routine, Stretch, preserves
 from sekisho.values.segment import input_symbol
 

@@ -46,7 +46,7 @@ from sekisho.protocol.slice import draft as drafted
 from sekisho.protocol.webs import split_counters
 from sekisho.values.routine import Stretch
 
-MOST_GLOBALS = 56
+MOST_GLOBALS = 58
 """How many globals are followed at most: each multiplies the states that the engine keeps apart."""
 
 MOST_WRITTEN = 8

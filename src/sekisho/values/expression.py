@@ -254,6 +254,17 @@ def linear(value: Value) -> tuple[dict[Expression, int], int]:
     return {term: factor for term, factor in terms.items() if factor}, total & mask(size)
 
 
+def whole_symbol(value: Expression) -> Expression | None:
+    """Return the symbol whose number this is."""
+    while value.op != "symbol":
+        inner = value.args[0] if value.args else 0
+        whole = value.op in ("sext", "zext") or (value.op == "subpiece" and value.args[1] == 0 and value.size >= 4)
+        if isinstance(inner, int) or not whole:
+            return None
+        value = inner
+    return value
+
+
 def names(values: Iterable[Expression]) -> list[Expression]:
     """Return symbols in an order that does not depend on the run."""
     return sorted(values, key=lambda s: [str(part) for part in s.name])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sekisho.errors import SekishoError
 from sekisho.flow.model import Function, Module
+from sekisho.image import Image, Symbol
 from sekisho.lift import Instruction
 from sekisho.values import abstract, condition, expression
 from sekisho.values.abstract import constant, top
@@ -44,7 +45,7 @@ def interpret(module: Module, options: Options | None = None, kind: type[Interpr
     if options.seconds is not None:
         interpreter.deadline = time.process_time() + options.seconds
     _set_parameters(interpreter, options)
-    _set_constants(interpreter, options)
+    _set_variables(interpreter, options)
     try:
         for entry in module.entries:
             if entry.kind in ("init", "exit"):
@@ -93,17 +94,27 @@ def _set_parameters(interpreter: Interpreter, options: Options) -> None:
             memory.initial[parameter.number] = 4, top(4)
 
 
-def _set_constants(interpreter: Interpreter, options: Options) -> None:
-    """Let variables be what `options` says that they always are."""
-    image = interpreter.image
+def _set_variables(interpreter: Interpreter, options: Options) -> None:
+    """Let variables be what `options` says that they always are, and arrays have one element in use."""
+    image, memory = interpreter.image, interpreter.memory
     for name, value in options.always.items():
-        found = [each for each in image.symbols if each.name == name and each.kind == "object" and not each.extern]
-        if not found:
-            raise SekishoError(f"the driver has no variable {name!r}", source=image.path)
-        for each in found:
+        for each in _variables(image, name):
             if not 0 <= value < 1 << (8 * each.size):
                 raise SekishoError(f"variable {name} has {each.size} bytes: {value:#x} does not fit", source=image.path)
-            interpreter.memory.always[each.address] = each.size, value
+            memory.always[each.address] = each.size, value
+    for name, count in options.single.items():
+        for each in _variables(image, name):
+            if count < 2 or not each.size or each.size % count:
+                text = f"{name} is no array of {count} elements: it has {each.size} bytes"
+                raise SekishoError(text, source=image.path)
+            memory.single[each.address] = each.size // count
+
+
+def _variables(image: Image, name: str) -> list[Symbol]:
+    found = [each for each in image.symbols if each.name == name and each.kind == "object" and not each.extern]
+    if not found:
+        raise SekishoError(f"the driver has no variable {name!r}", source=image.path)
+    return found
 
 
 def analyze(module: Module, options: Options | None = None, slices: bool = False) -> Analysis:

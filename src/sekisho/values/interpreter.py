@@ -137,6 +137,8 @@ class Interpreter(Branches):
 
     def _step(self, node: Node, state: State, step: Step, operands: tuple[Value, ...]) -> Value:
         kind = step.kind
+        if kind in ("load", "store"):
+            self._picked(state, operands[0], step.size)
         if kind == "load":
             return self._load(node, state, step, operands[0])
         if kind == "store":

@@ -93,6 +93,8 @@ class Memory:
         """Contents that replace the file's: module parameters."""
         self.always: dict[int, tuple[int, int]] = {}
         """Variables by address, with their size, that are taken to hold one value, whatever is stored there."""
+        self.single: dict[int, int] = {}
+        """Arrays of which only the first element is in use: by address, the size of an element."""
         self.overwritten: set[int] | None = None
         """Bytes that init sets before anything else of the driver runs, by address; None before that is known."""
         self.changed: Callable[[Iterable[Reader]], None] = lambda readers: None
@@ -136,6 +138,11 @@ class Memory:
         if region is None:
             region = self.regions[start] = Region(start, end, name, False, False, section.writable)
         return region
+
+    def unused(self, address: int) -> bool:
+        """Whether `address` is in an element of an array of which only the first is in use."""
+        region = self.region(address)
+        return region is not None and address >= region.start + self.single.get(region.start, region.end)
 
     def name(self, address: int) -> str:
         """Return `object+0x10` for an address."""

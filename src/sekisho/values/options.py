@@ -19,8 +19,9 @@ class Options:
     walks, stays inside its object. `unknown_pointers`: a store through an unknown pointer does not hit the driver's
     private variables. `unused` names functions that the kernel could call and nobody does: they are left out, with all
     that only they do; `unused_in_init` those that nobody calls while init runs. `always` names variables of the driver
-    that hold one value whenever they are looked at (a mode that nobody uses). `seconds` limits the time; what is not
-    finished then is widened.
+    that hold one value whenever they are looked at (a mode that nobody uses). `single` names arrays of the driver, each
+    with the number of its elements: a number from outside with which the driver picks one of them picks the first (of
+    several devices there is one). `seconds` limits the time; what is not finished then is widened.
     """
 
     params: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Options:
     unused: frozenset[str] = frozenset()
     unused_in_init: frozenset[str] = frozenset()
     always: Mapping[str, int] = field(default_factory=dict)
+    single: Mapping[str, int] = field(default_factory=dict)
     depth: int = 12
     contexts: int = 2500
     rounds: int = 16
@@ -52,6 +54,9 @@ class Options:
         if self.always:
             shown = (f"{name} is {value:#x}" for name, value in sorted(self.always.items()))
             found.append(("constant-variables", f"whenever it is looked at, {', '.join(shown)}"))
+        if self.single:
+            text = f"a number from outside that picks an element of {', '.join(sorted(self.single))} picks the first"
+            found.append(("single-elements", text))
         return tuple(sorted(found))
 
     def without(self, names: Collection[str]) -> "Options":

@@ -3,13 +3,16 @@
 from math import gcd
 
 from sekisho.values.abstract import Abstract, finite
-from sekisho.values.expression import Expression, Value, anything, linear, sum_of, symbol
+from sekisho.values.expression import Expression, Value, anything, linear, sum_of, symbol, whole_symbol
 from sekisho.values.graph import Node
-from sekisho.values.memory import Region
+from sekisho.values.memory import Memory, Region
 from sekisho.values.operation import mask, signed
 from sekisho.values.segment import Step
 from sekisho.values.state import State, described
 from sekisho.values.worklist import ENUMERATE, PAGE, ImpossibleError, Worklist
+
+_UNKNOWN = 1 << 31
+"""A number that may be as large as this is not counted up by the driver."""
 
 
 class Pointers(Worklist):
@@ -57,6 +60,14 @@ class Pointers(Worklist):
         if not inside:
             raise ImpossibleError
         return inside
+
+    def _picked(self, state: State, pointer: Value, size: int) -> None:
+        """Note that an unknown number which picks an element of an array picks the first, if that is all there is."""
+        if not self.memory.single or isinstance(pointer, int):
+            return
+        index = single_index(self.memory, pointer, size)
+        if index is not None and state.abstract(index).hi >= _UNKNOWN:
+            state.environment[index] = finite({0})
 
     def _within(self, places: list[int], start: int, size: int) -> list[int]:
         """Return the places in the array in whose first element `start` lies; if that is no array, in one object."""
@@ -210,6 +221,17 @@ class Pointers(Worklist):
             source = " + ".join(sorted({self.sources.get(s, "") for s in rest.symbols} - {""})) or "a computed address"
         shown = offset if offset < 1 << (8 * self.word - 1) else offset - (1 << (8 * self.word))
         return f"[{source}{f' {shown:+#x}' if shown else ''}]"
+
+
+def single_index(memory: Memory, pointer: Expression, size: int) -> Expression | None:
+    """Return what picks the element in an access of `size` bytes to an array of which one element is in use."""
+    terms, place = linear(pointer)
+    region = memory.region(place)
+    element = memory.single.get(region.start, 0) if region is not None else 0
+    if region is None or not element or place - region.start + size > element:
+        return None
+    indices = [whole_symbol(term) for term, factor in terms.items() if factor == element]
+    return indices[0] if len(indices) == 1 else None
 
 
 def _stride(found: Abstract) -> int:

@@ -1,6 +1,6 @@
 """What a stretch of code does to tracked globals, access by access, in the engine's terms."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sekisho.protocol.assumption import WHOLE_UPDATES
@@ -173,12 +173,12 @@ class Accesses:
             # Where there is no device, the base says so.
             bases = {place: self._base(place, step.size) for place in sorted(everywhere)}
             if None not in bases.values():
+                self._extend(step.result, bases.values())
                 found.append(self._table(step, bases))
             return
         contents = {place: self.facts.contents(place, step.size, early=self.early).single for place in sorted(places)}
         known = set(contents.values())
-        if None not in known and all(sign_extended(value, ()) for value in known if value is not None):
-            self.extended.add(step.result)
+        self._extend(step.result, known)
         if len(known) == 1 and (single := known.pop()) is not None:
             self.names[step.result] = Constant(single & 0xFFFFFFFF)
             return
@@ -203,6 +203,11 @@ class Accesses:
         elif cells:
             others = {place: _number(value) for place, value in contents.items() if place not in cells}
             found.append(Access(step.address, cells, step.size, step.operands[0], step.result, others=others))
+
+    def _extend(self, result: Expression, values: Collection[int | None]) -> None:
+        """Note of what was read that its lower half tells the upper, if it is one of these values."""
+        if all(value is not None and sign_extended(value, ()) for value in values):
+            self.extended.add(result)
 
     def _table(self, step: Step, contents: Mapping[int, int | None]) -> Pure | Look:
         assert step.result is not None

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from sekisho.engine.evaluation import evaluate, opening, whitelist
 from sekisho.policy import Device, Policy, write
-from sekisho.protocol.model import Constants, Edge, Entry, Node, Protocol, Site, Unknown
+from sekisho.protocol.model import Constants, Edge, Entry, Global, Node, Protocol, Site, Unknown
 from sekisho.trace import Code, Event, Interrupt, Record, Writer
 
 SITES = (
@@ -101,6 +101,13 @@ def test_the_command_prints_both_for_the_same_mutants(tmp_path: Path) -> None:
     assert all(set(row["denied"]) == {"p", "port whitelist"} for row in rows)
 
 
+def test_the_command_measures_the_steps_that_were_seen_beside_if_asked(tmp_path: Path) -> None:
+    done = command(tmp_path, trace(), "--seen")
+    assert done.returncode == 0, done.stderr
+    # The policy has no steps but these.
+    assert all(row["denied"]["seen steps"] == row["denied"]["p"] for row in json.loads(done.stdout)["rows"])
+
+
 def test_the_opening_ends_behind_the_guarded_request_asked_for() -> None:
     requests = trace()
     code, line = Code(protocol="driver", section=".text", base=0x1000), Interrupt(line=6, level=1)
@@ -154,6 +161,29 @@ def test_what_is_allowed_is_laid_to_the_driver_or_to_the_place_where_precision_w
     assert {each.kind for each, _ in tight["splice", "out"].residue} == {"driver"}
     for share in shares.values():
         assert sum(number for _, number in share.residue) <= share.mutants - share.denied["loose"]
+
+
+@pytest.mark.parametrize(
+    ("again", "cause"),
+    [
+        pytest.param(Edge("status", when="done == 0"), "from between", id="all of whose branches are followed"),
+        pytest.param(
+            Edge("status", set={"done": "0"}),
+            "between: the condition of its branch is not followed",
+            id="one of whose branches is not",
+        ),
+    ],
+)
+def test_a_run_may_have_come_from_where_it_makes_no_request(again: Edge, cause: str) -> None:
+    (protocol,) = POLICY.protocols
+    status, command = protocol.nodes
+    between = Node("between", edges=(again, Edge("command", when="done == 0")))
+    ready = Edge("between", when="(s == 0x80) and (done == 0)")
+    nodes = (replace(status, edges=(ready,)), between, command)
+    policy = replace(POLICY, protocols=(replace(protocol, globals=(Global("done", (0,)),), nodes=nodes),))
+    shares = evaluate({"policy": policy}, trace(), count=8)
+    (residue,) = [share.residue for share in shares if (share.operator, share.direction) == ("duplicate", "in")]
+    assert [(each.cause, each.run, number) for each, number in residue] == [(cause, "init at status, from between", 8)]
 
 
 def test_the_same_seed_makes_the_same_mutants_and_another_trace_is_spliced_to() -> None:

@@ -1,7 +1,5 @@
 """Of several devices those that are not there have no base: what the driver makes of that is known."""
 
-from pathlib import Path
-
 import pytest
 
 from sekisho.engine import Engine
@@ -48,7 +46,7 @@ int init_module(void)
 """
 
 
-@pytest.fixture(params=["unsigned", "unsigned long"], ids=["bases of four bytes", "bases of eight bytes"], scope="module")
+@pytest.fixture(params=["unsigned", "unsigned long"], ids=["four-byte bases", "eight-byte bases"], scope="module")
 def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     code = DRIVER.format(type=request.param)
     driver = build(tmp_path_factory.mktemp("absent"), code, "-O2", "-fno-pie", "-mcmodel=kernel", "-Wall")

@@ -21,6 +21,14 @@ def evaluate(
     paper: Annotated[
         Path | None, typer.Option(metavar="DRIVER", help="The driver's binary: measure the 2019 paper's method beside.")
     ] = None,
+    seen: Annotated[
+        bool,
+        typer.Option(
+            "--seen",
+            help="Measure beside what the recorded steps alone would deny: POLICY without the edges that no trace "
+            "needs. Finding them takes minutes.",
+        ),
+    ] = False,
     match: Annotated[
         Literal["ip", "sequence"] | None, typer.Option(help="Judge so, whatever the policies say.")
     ] = None,
@@ -34,8 +42,9 @@ def evaluate(
     """Mutate recorded traces, and tell for each operator the share that POLICY denies within 64 events.
 
     Beside it, from the same mutants: a plain port whitelist, the 2019 paper's method (which matches by instruction
-    pointer), and other policies if named. Of what POLICY allows, the table tells how much the driver could do as well,
-    and where precision was lost. The exit code is 1 if a policy denies a trace that was not mutated.
+    pointer), other policies if named, and (with --seen) no more than the steps that the driver was seen to take. Of
+    what POLICY allows, the table tells how much the driver could do as well, and where precision was lost.
+    The exit code is 1 if a policy denies a trace that was not mutated.
 
     Example: sekisho evaluate floppy.json boot.trace other.trace --paper floppy.ko
     """
@@ -50,6 +59,7 @@ def evaluate(
     from sekisho.cli.check import replay
     from sekisho.engine.evaluation import evaluate as measure
     from sekisho.engine.evaluation import opening, whitelist
+    from sekisho.engine.observed import observed
     from sekisho.engine.player import WITHIN
     from sekisho.policy import read
     from sekisho.trace import read as read_trace
@@ -71,6 +81,12 @@ def evaluate(
                 typer.echo(f"{name} denies {trace} as it was recorded; sekisho check explains it", err=True)
                 raise typer.Exit(1)
     console = Console(stderr=True)
+    if seen:
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("the steps that were seen", total=1.0)
+            policies["seen steps"] = observed(
+                measured, list(recorded.values()), lambda done: bar.update(task, completed=done)
+            )
     totals: dict[tuple[str, str], Share] = {}
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         for trace in traces:

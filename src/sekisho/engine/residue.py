@@ -6,6 +6,8 @@ by a request that no driver makes, before and after.
 """
 
 from collections.abc import Collection
+from heapq import heappop, heappush
+from itertools import count
 from typing import Literal
 
 from msgspec import Struct
@@ -17,6 +19,9 @@ from sekisho.policy.address import parse_ranges
 from sekisho.policy.compose import prepare
 from sekisho.protocol.model import Edge, Entry, Node, Payload, Protocol, Unknown
 from sekisho.trace import Event
+
+Step = tuple[Node | Entry, Edge]
+"""An edge, with what it leaves."""
 
 
 class Residue(Struct, frozen=True):
@@ -74,7 +79,7 @@ class Witness:
                 number = self._first[protocol.name] + (node.site or 0)
                 self.named.append(number)
                 if not sites or number in sites:
-                    found.append(self._judge(protocol, node, f"{kind} at {name}", event, original))
+                    found.append(self._judge(protocol, node, kind, event, original))
         # One explanation without a loss is enough: then the driver could do it.
         exact = [each for each in found if each.kind == "driver"]
         if exact or found:
@@ -107,8 +112,9 @@ class Witness:
             first <= event.address <= last for first, last in ranges
         )
 
-    def _judge(self, protocol: Protocol, node: Node, run: str, event: Event, original: Event | None) -> Residue:
-        """Say whether anything was lost at the place or on the step that led there."""
+    def _judge(self, protocol: Protocol, node: Node, kind: str, event: Event, original: Event | None) -> Residue:
+        """Say whether anything was lost at the place of a run of this kind, or on the way that led there."""
+        run = f"{kind} at {node.id}"
         assert node.site is not None
         site = protocol.sites[node.site]
         at = f"{site.section}+{site.offset:#x}"
@@ -121,22 +127,49 @@ class Witness:
                 return Residue("imprecision", f"{at}: its value is not known", run)
             if isinstance(node.value, Payload):
                 return Residue("driver", f"{at}: the value belongs to the driver's user", run)
-        standing = {name for _, name in self._open}
-        sources = self._sources.get((protocol.name, node.id), [])
-        for source, edge in sources:
-            if isinstance(source, Entry):
-                if edge.when:
-                    return Residue("driver", f"{source.name} is called", f"{run}, {source.kind} {source.name} opened")
-            elif source.id in standing and not self._loose(source):
-                return Residue("driver", f"from {source.id}", f"{run}, from {source.id}")
-        for source, _ in sources:
-            if isinstance(source, Node) and source.id in standing:
+        way = self._way(protocol, node, kind)
+        if way is None:
+            return Residue("imprecision", f"no run is known that goes on to {node.id}", run)
+        origin, steps = way
+        passed = "".join(f", by {source.id}" for source, _ in steps[1:] if isinstance(source, Node))
+        if isinstance(origin, Entry):
+            run += f", {origin.kind} {origin.name} opened{passed}"
+        else:
+            run += f", from {origin.id}{passed}"
+        for source, edge in steps:
+            if _is_loose(source, edge):
+                if isinstance(source, Entry):
+                    return Residue("imprecision", f"{source.name} ({source.kind}) may be called at any time", run)
                 return Residue("imprecision", f"{source.id}: the condition of its branch is not followed", run)
-        for source, _ in sources:
-            if isinstance(source, Entry):
-                return Residue("imprecision", f"{source.name} ({source.kind}) may be called at any time", run)
-        return Residue("imprecision", f"silent steps before {node.id}", run)
+        what = f"{origin.name} is called" if isinstance(origin, Entry) else f"from {origin.id}"
+        return Residue("driver", what, run)
 
-    @staticmethod
-    def _loose(source: Node) -> bool:
-        return len(source.edges) > 1 and any(not edge.when for edge in source.edges)
+    def _way(self, protocol: Protocol, node: Node, kind: str) -> tuple[Node | Entry, list[Step]] | None:
+        """Return where a run may have come from to this place, silently, with the steps: of all, one with fewest loose.
+
+        It was open at a node before, or opens at an entry.
+        """
+        standing = {name for _, name in self._open}
+        order = count()
+        ahead: list[tuple[int, int, str, list[Step]]] = [(0, next(order), node.id, [])]
+        seen: set[str] = set()
+        while ahead:
+            loose, _, name, steps = heappop(ahead)
+            origin = steps[0][0] if steps else None
+            if isinstance(origin, Entry) or (origin is not None and origin.id in standing):
+                return origin, steps
+            if name in seen or (origin is not None and origin.site is not None):
+                continue
+            seen.add(name)
+            for source, edge in self._sources.get((protocol.name, name), ()):
+                if isinstance(source, Entry) and source.kind != kind:
+                    continue
+                step = loose + _is_loose(source, edge)
+                after = "" if isinstance(source, Entry) else source.id
+                heappush(ahead, (step, next(order), after, [(source, edge), *steps]))
+        return None
+
+
+def _is_loose(source: Node | Entry, edge: Edge) -> bool:
+    """Whether nothing decides about a step, although a run may go elsewhere, or need not be called."""
+    return not edge.when and (isinstance(source, Entry) or len(source.edges) > 1)

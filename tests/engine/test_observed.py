@@ -10,6 +10,7 @@ from tests.engine.test_evaluation import POLICY, trace
 
 from sekisho.engine import Engine
 from sekisho.engine.observed import observed
+from sekisho.errors import SekishoError
 from sekisho.policy import Policy
 from sekisho.protocol.model import Edge, Entry, Node
 from sekisho.trace import Event
@@ -69,6 +70,11 @@ def test_each_trace_keeps_what_it_needs() -> None:
         *NEEDED,
         ("status", "status", "s != 0x80"),
     }
+
+
+def test_what_does_not_follow_the_traces_is_refused() -> None:
+    with pytest.raises(SekishoError, match="does not follow the traces exactly"):
+        observed(POLICY, [[replace(trace()[1], data="42")]])
 
 
 def test_progress_goes_from_nothing_to_all() -> None:

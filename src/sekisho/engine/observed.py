@@ -5,6 +5,7 @@ when they are put together otherwise: a bound on what knowing the driver's code 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from itertools import chain
 
@@ -12,8 +13,9 @@ from msgspec.structs import replace
 
 from sekisho.engine.native import Engine
 from sekisho.engine.recorded import rehearsal
+from sekisho.errors import SekishoError
 from sekisho.policy import Policy
-from sekisho.protocol.model import Edge, Entry, Node, Protocol
+from sekisho.protocol.model import Edge, Protocol
 from sekisho.trace import Record
 
 _LARGEST = 64
@@ -29,11 +31,15 @@ def observed(
     """Return the policy without the edges that none of `traces`, which it follows, needs.
 
     An edge is left out if all traces are followed without it, so the result depends on the order: of two that stand in
-    for each other the first goes. This takes minutes; `progress` is told the share that is done.
+    for each other the first goes. This takes minutes; `progress` is told the share that is done. Raises `SekishoError`
+    if the engine cannot follow the traces exactly.
     """
+    policy = _with_edges(policy, copy)  # none is in two places: they are told apart by identity
     openings = [
         rehearsal(policy, [partial(iter, trace[: -(-len(trace) // part)]) for trace in traces]) for part in _OPENINGS
     ]
+    if not _follows(policy, openings[-1]):
+        raise SekishoError("the steps that were seen cannot be told: the policy does not follow the traces exactly")
     ahead, size = [id(edge) for edge in _edges(policy)], _LARGEST
     rounds = done = _LARGEST.bit_length() // 2 + 1
     while size:
@@ -67,17 +73,26 @@ def _edges(policy: Policy) -> Iterator[Edge]:
 def _without(policy: Policy, left_out: Collection[int]) -> Policy:
     """Return the policy without these edges (by identity), and without what only they lead to."""
     gone = frozenset(left_out)
-    return replace(policy, protocols=tuple(_reachable(_cut(protocol, gone)) for protocol in policy.protocols))
+    left = _with_edges(policy, lambda edge: None if id(edge) in gone else edge)
+    return replace(left, protocols=tuple(map(_reachable, left.protocols)))
 
 
-def _cut(protocol: Protocol, gone: frozenset[int]) -> Protocol:
-    def left(source: Node | Entry) -> tuple[Edge, ...]:
-        return tuple(edge for edge in source.edges if id(edge) not in gone)
+def _with_edges(policy: Policy, change: Callable[[Edge], Edge | None]) -> Policy:
+    """Return the policy with what `change` makes of each edge."""
+
+    def changed(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+        return tuple(filter(None, map(change, edges)))
 
     return replace(
-        protocol,
-        entries=tuple(replace(entry, edges=left(entry)) for entry in protocol.entries),
-        nodes=tuple(replace(node, edges=left(node)) for node in protocol.nodes),
+        policy,
+        protocols=tuple(
+            replace(
+                protocol,
+                entries=tuple(replace(entry, edges=changed(entry.edges)) for entry in protocol.entries),
+                nodes=tuple(replace(node, edges=changed(node.edges)) for node in protocol.nodes),
+            )
+            for protocol in policy.protocols
+        ),
     )
 
 

@@ -142,7 +142,8 @@ class Memory:
     def unused(self, address: int) -> bool:
         """Whether `address` is in an element of an array of which only the first is in use."""
         region = self.region(address)
-        return region is not None and address >= region.start + self.single.get(region.start, region.end)
+        element = self.single.get(region.start) if region is not None else None
+        return region is not None and element is not None and address >= region.start + element
 
     def name(self, address: int) -> str:
         """Return `object+0x10` for an address."""

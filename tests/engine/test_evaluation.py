@@ -101,11 +101,11 @@ def test_the_command_prints_both_for_the_same_mutants(tmp_path: Path) -> None:
     assert all(set(row["denied"]) == {"p", "port whitelist"} for row in rows)
 
 
-def test_the_command_measures_the_steps_that_were_seen_beside_if_asked(tmp_path: Path) -> None:
-    done = command(tmp_path, trace(), "--seen")
+def test_the_command_measures_the_needed_steps_beside_if_asked(tmp_path: Path) -> None:
+    done = command(tmp_path, trace(), "--needed")
     assert done.returncode == 0, done.stderr
     # The policy has no steps but these.
-    assert all(row["denied"]["seen steps"] == row["denied"]["p"] for row in json.loads(done.stdout)["rows"])
+    assert all(row["denied"]["needed steps"] == row["denied"]["p"] for row in json.loads(done.stdout)["rows"])
 
 
 def test_the_opening_ends_behind_the_guarded_request_asked_for() -> None:

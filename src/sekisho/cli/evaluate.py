@@ -21,12 +21,12 @@ def evaluate(
     paper: Annotated[
         Path | None, typer.Option(metavar="DRIVER", help="The driver's binary: measure the 2019 paper's method beside.")
     ] = None,
-    seen: Annotated[
+    need: Annotated[
         bool,
         typer.Option(
-            "--seen",
-            help="Measure beside what the recorded steps alone would deny: POLICY without the edges that no trace "
-            "needs. Finding them takes minutes.",
+            "--needed",
+            help="Measure beside what the steps that the traces need would deny alone: POLICY without the edges "
+            "that no trace needs. Finding them takes minutes.",
         ),
     ] = False,
     match: Annotated[
@@ -42,7 +42,7 @@ def evaluate(
     """Mutate recorded traces, and tell for each operator the share that POLICY denies within 64 events.
 
     Beside it, from the same mutants: a plain port whitelist, the 2019 paper's method (which matches by instruction
-    pointer), other policies if named, and (with --seen) no more than the steps that the driver was seen to take. Of
+    pointer), other policies if named, and (with --needed) no more of POLICY than the steps that the traces need. Of
     what POLICY allows, the table tells how much the driver could do as well, and where precision was lost.
     The exit code is 1 if a policy denies a trace that was not mutated.
 
@@ -59,7 +59,7 @@ def evaluate(
     from sekisho.cli.check import replay
     from sekisho.engine.evaluation import evaluate as measure
     from sekisho.engine.evaluation import opening, whitelist
-    from sekisho.engine.observed import observed
+    from sekisho.engine.needed import needed
     from sekisho.engine.player import WITHIN
     from sekisho.policy import read
     from sekisho.trace import read as read_trace
@@ -81,10 +81,10 @@ def evaluate(
                 typer.echo(f"{name} denies {trace} as it was recorded; sekisho check explains it", err=True)
                 raise typer.Exit(1)
     console = Console(stderr=True)
-    if seen:
+    if need:
         with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-            task = bar.add_task("the steps that were seen", total=1.0)
-            policies["seen steps"] = observed(
+            task = bar.add_task("the steps that are needed", total=1.0)
+            policies["needed steps"] = needed(
                 measured, list(recorded.values()), lambda done: bar.update(task, completed=done)
             )
     totals: dict[tuple[str, str], Share] = {}

@@ -1,7 +1,7 @@
-"""The steps of a policy that recorded traces need.
+"""The steps of a policy that explain recorded traces, as few as can be.
 
-Every filter that lets these traces pass has such steps. What a policy of nothing else still allows is what they make
-when they are put together otherwise: a bound on what knowing the driver's code any better could deny.
+A filter that lets these traces pass has such steps, these or others that stand in for them. What a policy of nothing
+else still allows is what they make when they are put together otherwise: it can be denied only by more conditions.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ _OPENINGS = (64, 16, 4, 1)
 """The traces are tried in parts of this share first: what is needed is often needed early."""
 
 
-def observed(
+def needed(
     policy: Policy, traces: Sequence[Sequence[Record]], progress: Callable[[float], None] = lambda done: None
 ) -> Policy:
     """Return the policy without the edges that none of `traces`, which it follows, needs.
@@ -39,11 +39,11 @@ def observed(
         rehearsal(policy, [partial(iter, trace[: -(-len(trace) // part)]) for trace in traces]) for part in _OPENINGS
     ]
     if not _follows(policy, openings[-1]):
-        raise SekishoError("the steps that were seen cannot be told: the policy does not follow the traces exactly")
+        raise SekishoError("the steps that the traces need cannot be told: the policy does not follow them exactly")
     ahead, size = [id(edge) for edge in _edges(policy)], _LARGEST
     rounds = done = _LARGEST.bit_length() // 2 + 1
     while size:
-        needed: list[int] = []
+        kept: list[int] = []
         there = {id(edge) for edge in _edges(policy)}
         ahead = [edge for edge in ahead if edge in there]
         for first in range(0, len(ahead), size):
@@ -52,9 +52,9 @@ def observed(
             if all(_follows(fewer, records) for records in openings):
                 policy = fewer
             else:
-                needed += some
+                kept += some
             progress(1 - (done - first / len(ahead)) / rounds)
-        ahead, size, done = needed, size // 4, done - 1
+        ahead, size, done = kept, size // 4, done - 1
     return policy
 
 

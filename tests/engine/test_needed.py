@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.engine.test_evaluation import POLICY, trace
 
 from sekisho.engine import Engine
-from sekisho.engine.observed import observed
+from sekisho.engine.needed import needed
 from sekisho.errors import SekishoError
 from sekisho.policy import Policy
 from sekisho.protocol.model import Edge, Entry, Node
@@ -58,7 +58,7 @@ NEEDED = {("f", "status", ""), ("status", "command", "s == 0x80"), ("command", "
     ],
 )
 def test_what_no_trace_needs_goes(policy: Policy) -> None:
-    left = observed(policy, [trace()])
+    left = needed(policy, [trace()])
     assert set(steps(left)) == NEEDED
     assert {node.id for protocol in left.protocols for node in protocol.nodes} == {"status", "command"}
 
@@ -66,20 +66,20 @@ def test_what_no_trace_needs_goes(policy: Policy) -> None:
 def test_each_trace_keeps_what_it_needs() -> None:
     impatient = replace(STATUS, edges=(*STATUS.edges, Edge("status", when="s != 0x80")))
     polled = [replace(trace()[0], data="00"), *trace()]
-    assert set(steps(observed(changed(impatient, COMMAND), [trace(), polled]))) == {
+    assert set(steps(needed(changed(impatient, COMMAND), [trace(), polled]))) == {
         *NEEDED,
         ("status", "status", "s != 0x80"),
     }
 
 
 def test_what_does_not_follow_the_traces_is_refused() -> None:
-    with pytest.raises(SekishoError, match="does not follow the traces exactly"):
-        observed(POLICY, [[replace(trace()[1], data="42")]])
+    with pytest.raises(SekishoError, match="does not follow them exactly"):
+        needed(POLICY, [[replace(trace()[1], data="42")]])
 
 
 def test_progress_goes_from_nothing_to_all() -> None:
     told: list[float] = []
-    observed(POLICY, [trace()], told.append)
+    needed(POLICY, [trace()], told.append)
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] <= 1
 
@@ -92,6 +92,6 @@ def test_progress_goes_from_nothing_to_all() -> None:
 )
 def test_the_traces_are_followed_and_nothing_is_added(more: list[tuple[str, str]]) -> None:
     policy = changed(replace(STATUS, edges=(*STATUS.edges, *(Edge(to, when=when) for to, when in more))), COMMAND)
-    left = observed(policy, [trace()])
+    left = needed(policy, [trace()])
     assert follows(left, trace())
     assert set(steps(left)) <= set(steps(policy))

@@ -39,3 +39,22 @@ def test_a_budget_that_no_engine_takes_is_refused(tmp_path: Path, budget: str) -
     assert refused.returncode == 2
     assert "--budget" in refused.stderr
     assert not (tmp_path / "policy.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("jump", "text"),
+    [
+        ("floppy", "--jump floppy: expected FUNCTION+OFFSET=never (or always)"),
+        ("floppy+0x3", "--jump floppy+0x3: expected"),
+        ("floppy+0x3=maybe", "--jump floppy+0x3=maybe: expected"),
+        ("floppy+three=never", "--jump floppy+three=never: expected"),
+        ("=never", "--jump =never: expected"),
+        ("floppy+0x3=never", "there is no conditional jump in a function of this name"),
+    ],
+)
+def test_a_jump_that_makes_no_sense_is_refused_with_what_is_expected(tmp_path: Path, jump: str, text: str) -> None:
+    refused = build(tmp_path, ["--jump", jump])
+    assert refused.returncode == 2
+    assert text in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "policy.json").exists()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sekisho.cli.options import Method, Parameters, Without, analysis_options, arrays, constants
+from sekisho.cli.options import Method, Parameters, Without, analysis_options, arrays, constants, jumps
 from sekisho.errors import SekishoError
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ def build(
             "number from outside that picks an element is 0. May be repeated.",
         ),
     ] = None,
+    jump: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FUNCTION+OFFSET=never|always",
+            help="How this conditional jump of the driver goes, because of what it asks about the machine, such as "
+            "where its memory lies. May be repeated.",
+        ),
+    ] = None,
     budget: Annotated[
         int | None,
         typer.Option(
@@ -88,7 +96,7 @@ def build(
     import gc
     from dataclasses import replace
 
-    from sekisho.flow import recover
+    from sekisho.flow import decided, recover
     from sekisho.image import load
     from sekisho.policy import Policy, write
     from sekisho.policy.catalogue import device as known
@@ -100,8 +108,8 @@ def build(
     gc.disable()
     if guards and (method != "full" or not device):
         raise SekishoError("--guards needs --method full and --device")
-    if (unused or always or single) and method != "full":
-        raise SekishoError("--unused, --always and --single need --method full")
+    if (unused or always or single or jump) and method != "full":
+        raise SekishoError("--unused, --always, --single and --jump need --method full")
     if unused_in_init and not guards:
         raise SekishoError("--unused-in-init needs --guards")
     dropped = [name for name in without_assumption or () if name in ASSUMPTIONS]
@@ -112,11 +120,13 @@ def build(
         unused_in_init=frozenset(unused_in_init or ()),
         always=constants(always or ()),
         single=arrays(single or ()),
+        jumps=jumps(jump or ()),
     )
     owned = tuple(map(known, device or ()))
+    modules = [decided(recover(load(file)), options.jumps) for file in files]
     protocols = [
-        _protocol(recover(load(file)), method, options, dropped, owned, file.name.partition(".")[0], guards)
-        for file in files
+        _protocol(module, method, options, dropped, owned, file.name.partition(".")[0], guards)
+        for file, module in zip(files, modules, strict=True)
     ]
     devices = owned or devices_of(protocols)
     policy = Policy(

@@ -77,6 +77,26 @@ def arrays(texts: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def jumps(texts: Iterable[str]) -> dict[str, bool]:
+    """Read how conditional jumps go, as `FUNCTION+0x2be=never`; raises `SekishoError` for anything else."""
+    found: dict[str, bool] = {}
+    for text in texts:
+        where, _, way = text.partition("=")
+        name, _, offset = where.partition("+")
+        try:
+            number = int(offset or "0", 0)
+        except ValueError:
+            number = -1
+        jump = f"{name}+{number:#x}" if number else name
+        if not name or number < 0 or jump in found or way not in ("always", "never"):
+            raise SekishoError(
+                f"--jump {text}: expected FUNCTION+OFFSET=never (or always) once for each jump, as in "
+                "rw_interrupt+0x2be=never"
+            )
+        found[jump] = way == "always"
+    return found
+
+
 def _parse(texts: Iterable[str], option: str) -> dict[str, tuple[int, ...]]:
     """Read `NAME=0x3f0`, `NAME=1,2`, `NAME=y`; raises `SekishoError` for anything else."""
     found: dict[str, tuple[int, ...]] = {}

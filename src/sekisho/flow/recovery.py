@@ -6,7 +6,7 @@ missed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -355,11 +355,7 @@ class _Recovery:
         draft.blocks = {}
         for leader in sorted(leaders & draft.instructions.keys()):
             draft.blocks[leader] = self._block(draft, leader, leaders)
-        predecessors: dict[int, list[int]] = {leader: [] for leader in draft.blocks}
-        for block in draft.blocks.values():
-            for target in sorted({edge.target for edge in block.edges}):
-                predecessors[target].append(block.address)
-        draft.predecessors = predecessors
+        draft.predecessors = predecessors(draft.blocks)
 
     def _block(self, draft: _Draft, leader: int, leaders: set[int]) -> Block:
         instructions = []
@@ -380,8 +376,8 @@ class _Recovery:
             return Block(leader, tuple(instructions), edges, exit_, step.call)
 
     def _function(self, draft: _Draft) -> Function:
-        predecessors = {address: tuple(before) for address, before in draft.predecessors.items()}
-        return Function(draft.name, draft.address, draft.blocks, predecessors, draft.reached)
+        before = {address: tuple(found) for address, found in draft.predecessors.items()}
+        return Function(draft.name, draft.address, draft.blocks, before, draft.reached)
 
     # Code that only pointers lead to, and code that nothing leads to
 
@@ -469,6 +465,15 @@ class _Recovery:
                     kinds.get(address, "address taken"),
                     tuple(sorted(places.get(address, ()))),
                 )
+
+
+def predecessors(blocks: Mapping[int, Block]) -> dict[int, list[int]]:
+    """Return for each block of a function the blocks with an edge to it, in the order of `blocks`."""
+    found: dict[int, list[int]] = {address: [] for address in blocks}
+    for block in blocks.values():
+        for target in sorted({edge.target for edge in block.edges}):
+            found[target].append(block.address)
+    return found
 
 
 def _source(instruction: Instruction) -> Varnode:

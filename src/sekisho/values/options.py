@@ -21,7 +21,9 @@ class Options:
     that only they do; `unused_in_init` those that nobody calls while init runs. `always` names variables of the driver
     that hold one value whenever they are looked at (a mode that nobody uses). `single` names arrays of the driver, each
     with the number of its elements: a number from outside with which the driver picks one of them picks the first (of
-    several devices there is one). `seconds` limits the time; what is not finished then is widened.
+    several devices there is one). `jumps` names conditional jumps that are always (True) or never taken; this only says
+    it, `flow.decided` takes the other way out of the module. `seconds` limits the time; what is not finished then is
+    widened.
     """
 
     params: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Options:
     unused_in_init: frozenset[str] = frozenset()
     always: Mapping[str, int] = field(default_factory=dict)
     single: Mapping[str, int] = field(default_factory=dict)
+    jumps: Mapping[str, bool] = field(default_factory=dict)
     depth: int = 12
     contexts: int = 2500
     rounds: int = 16
@@ -57,6 +60,9 @@ class Options:
         if self.single:
             text = f"a number from outside that picks an element of {', '.join(sorted(self.single))} picks the first"
             found.append(("single-elements", text))
+        for word, truth in (("always", True), ("never", False)):
+            if names := sorted(name for name, way in self.jumps.items() if way == truth):
+                found.append((f"jumps-{word}-taken", f"the driver {word} jumps at {', '.join(names)}"))
         return tuple(sorted(found))
 
     def without(self, names: Collection[str]) -> "Options":

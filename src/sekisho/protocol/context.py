@@ -35,6 +35,8 @@ class Context:
     """Functions that can be called while they run; those that call each other have the same number."""
     lost: set[int] = field(default_factory=set)
     """Functions with a call of unknown target. What it reaches is a run of its own: see `sliced`."""
+    loose: set[int] = field(default_factory=set)
+    """Jumps that go either way, since nothing is known of what they ask."""
     deferred: Deferred = field(default_factory=Deferred.none)
     fields: Mapping[str, Fields] = field(default_factory=dict)
     """Cells that are followed in parts; the others are followed as a whole."""

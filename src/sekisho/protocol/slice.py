@@ -200,9 +200,12 @@ class _Stretch(Accesses):
         condition = stretch.segment.condition
         tree = ANY if condition is None else self.tree(condition)
         early, passed = parent.dues.comparison(stretch)
-        for edge in stretch.edges:
-            if edge.target not in parent.routine.stretches or edge.target not in self.facts.reached:
-                continue
+        inside, reached = parent.routine.stretches, self.facts.reached
+        edges = [each for each in stretch.edges if each.target in inside and each.target in reached]
+        if stretch.ends in ("branch", "switch") and tree == early == ANY:
+            ways = {each.target for each in edges} | ({stretch.call.target} if stretch.call is not None else set())
+            self.context.loose |= {stretch.segment.last} if len(ways) > 1 else set()
+        for edge in edges:
             if stretch.ends == "call" and edge.kind == "fall":
                 continue
             when: Tree = TRUE

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from sekisho.image import Image
 from sekisho.protocol.assumption import CLOCK_RUNS_ON, INDICES_IN_ARRAYS, READY_IN_TIME, TASKS_REGISTERED, WHOLE_LISTS
 from sekisho.protocol.callgraph import call_graph, callers, circular, deferring, doing, prompt_functions, registering
 from sekisho.protocol.cells import Cell, Cells
@@ -174,6 +175,7 @@ def sliced(
     tracked = [each.name for each in result.globals]
     dropped = [_dropped(name, at) for at, name in enumerate(deciding) if name not in tracked]
     dropped += [_unsent(name) for name in sent if name not in {*tracked, *deciding}]
+    dropped += _undecided(facts.module.image, context.loose)
     return replace(result, residual=simplify(result.residual, tracked), together=together, dropped=tuple(dropped))
 
 
@@ -187,6 +189,16 @@ def _dropped(name: str, rank: int) -> Note:
 def _unsent(name: str) -> Note:
     """Say why a global is not followed that is written to the device."""
     return Note("global", f"what is written from it is not followed: {MOST_WRITTEN} others are", at=name)
+
+
+def _undecided(image: Image, jumps: Iterable[int]) -> Iterator[Note]:
+    """Say of each function which of its jumps may go either way."""
+    offsets: dict[str, list[str]] = {}
+    for address in sorted(jumps):
+        function, _, offset = image.name(address).partition("+")
+        offsets.setdefault(function, []).append(f"+{offset or '0x0'}")
+    for function, found in sorted(offsets.items()):
+        yield Note("jump", f"what these ask is not known, and they may go either way: {', '.join(found)}", at=function)
 
 
 def _fields(

@@ -90,6 +90,8 @@ class Accesses(Publication):
             value = anything(state.abstract(value), size)
         if places is not None and len(places) == 1:
             address = places[0]
+            if self.is_stack(address) and self._preserves(node, step):
+                node.activation.saved.add(address)
             if self.is_stack(address) or (self._early(state) and self.memory.region(address) is not None):
                 slots = dict(state.slots)
                 if step.maybe:
@@ -159,6 +161,16 @@ class Accesses(Publication):
                 self._leak(state, value, f"stored in {touched.name}", "task")
         if plain:
             node.stored[step.address] = places, stored, step
+
+    def _preserves(self, node: Node, step: Step) -> bool:
+        """Whether a store puts by a register of the caller's: at the beginning, or by a push where it is needed."""
+        value = step.operands[1]
+        if isinstance(value, int) or value.op != "symbol" or value.name[0] != "register":
+            return False
+        if value.name[1] not in self.convention.saved:
+            return False
+        code = (self.image.read(step.address, 2) or b"").removeprefix(b"\x41")
+        return node.stretch is node.activation.routine.entry or (len(code) > 0 and code[0] & 0xF8 == 0x50)
 
     def _publish_store(self, state: State, address: int, size: int, value: Value, stored: Abstract) -> None:
         region = self.memory.region(address)

@@ -1,9 +1,11 @@
 """Accesses to many bytes at once: string instructions, memset, memcpy, and what is said to be filled by others."""
 
+from collections.abc import Collection
+
 from sekisho.values.abstract import Abstract, constant, join, top
 from sekisho.values.accesses import Accesses
 from sekisho.values.expression import Value, anything, make
-from sekisho.values.graph import Node
+from sekisho.values.graph import Node, frame_of
 from sekisho.values.segment import Step
 from sekisho.values.slots import LOST, read_slot, write_slot
 from sekisho.values.state import Slots, State
@@ -145,8 +147,8 @@ class Copies(Accesses):
         most = state.abstract(length).hi
         for place in places:
             if self.is_stack(place):
-                end = min(place + most, node.activation.stack - 6 * self.word)
-                self._forget(state, place, max(end, place + 1), why)
+                frame = frame_of(node.activation, place)
+                self._forget(state, place, max(min(place + most, frame.stack), place + 1), why, frame.saved)
                 continue
             touched = self.memory.region(place)
             if touched is None:
@@ -158,10 +160,10 @@ class Copies(Accesses):
             if self._early(state):
                 self._forget(state, place, end, why)
 
-    def _forget(self, state: State, first: int, end: int, why: str) -> None:
+    def _forget(self, state: State, first: int, end: int, why: str, but: Collection[int] = ()) -> None:
         slots: Slots = {}
         for start, (size, value) in state.slots.items():
-            if start < end and first < start + size:
+            if start < end and first < start + size and start not in but:
                 value = anything(top(size, why), size)
             slots[start] = (size, value)
         state.slots = slots

@@ -3,7 +3,7 @@
 from sekisho.flow.model import Call
 from sekisho.values.abstract import constant, finite, top
 from sekisho.values.expression import Expression, Value, make, symbol
-from sekisho.values.graph import Node
+from sekisho.values.graph import Node, frame_of
 from sekisho.values.kernel import ALLOCATORS, CALLBACKS, FILLS, HARMLESS, WAITS, EntryKind, matches, zeroes
 from sekisho.values.returns import Returns
 from sekisho.values.routine import preserves
@@ -114,20 +114,27 @@ class Externs(Returns):
                     self.enter(number, kind, f"passed to {name}")
 
     def _expose(self, node: Node, state: State, arguments: list[Value | None], why: str, leak: bool) -> None:
-        """The callee gets these values: it may change what they point to."""
+        """The callee gets these values: it may change what they point to, and (`leak`) call functions in it."""
+        ahead: list[int] = []
         for value in arguments:
-            if value is None:
-                continue
-            for number in self._places(state, value, 1) or ():
+            for number in (() if value is None else self._places(state, value, 1)) or ():
                 if self.is_stack(number):
-                    self.exposed.setdefault(number, why.removeprefix("passed to "))
-                    self._forget(state, number, max(number + 1, node.activation.stack - 6 * self.word), why)
-                    if leak:
-                        for start, (size, held) in list(state.slots.items()):
-                            if number <= start < number + 0x100 and size == self.word and self.is_stack(start):
-                                self._leak(state, held, why, "task")
+                    ahead.append(number)
                 elif leak and number > 0xFFF:
                     self._leak_set(constant(number), why, "task")
-                    region = self.memory.region(number)
-                    if region is not None and self._early(state):
-                        self._forget(state, region.start, region.end, why)
+        seen: set[int] = set()
+        while ahead:
+            number = ahead.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            self.exposed.setdefault(number, why.removeprefix("passed to "))
+            frame = frame_of(node.activation, number)
+            end = max(number + 1, frame.stack)
+            for start, (size, held) in list(state.slots.items()):
+                if number <= start < end and size == self.word and start not in frame.saved:
+                    if isinstance(held, int) and self.is_stack(held):
+                        ahead.append(held)
+                    elif leak:
+                        self._leak(state, held, why, "task")
+            self._forget(state, number, end, why, frame.saved)

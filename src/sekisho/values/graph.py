@@ -61,6 +61,8 @@ class Activation:
     kept: dict[Place, Value] = field(default_factory=dict)
     """Of a merged one: what the registers that it must preserve hold at its first instruction."""
     links: dict[tuple[int, int | None], Link] = field(default_factory=dict)
+    saved: set[int] = field(default_factory=set)
+    """Where on the stack it keeps registers that it must preserve: nobody else has to do with them."""
     exits: dict[tuple[int, int], tuple["Node", State]] = field(default_factory=dict)
     """Where it ended, in what state: by node, and by the node that left it for another function (-1: none)."""
 
@@ -110,3 +112,10 @@ class Node:
     """What an instruction last stored where, if that is not on the stack."""
     seen: tuple[State, Slots, list[tuple[Load, Abstract]]] | None = None
     """State, its slots, and all that was loaded at the last visit, where it depends on no more."""
+
+
+def frame_of(activation: Activation, address: int) -> Activation:
+    """Return whose frame holds an address on the stack: the activation's own, or that of one of its callers."""
+    while address >= activation.stack and activation.parent is not None and not activation.merged:
+        activation = activation.parent
+    return activation

@@ -15,7 +15,7 @@ from sekisho.protocol.frame import Frame
 from sekisho.protocol.lists import Change
 from sekisho.protocol.lower import lower, sign_extended
 from sekisho.protocol.registers import BYTE, Symbols, View, plain
-from sekisho.values.expression import Expression, Value
+from sekisho.values.expression import Expression, Value, substitute
 from sekisho.values.operation import mask
 from sekisho.values.routine import Stretch
 from sekisho.values.segment import Step
@@ -441,6 +441,8 @@ class Accesses:
 
     def tree(self, value: Value, bits: int = 0xFFFFFFFF, *, element: bool = False) -> Tree:
         """Return a value as a tree; `element`: it may be a pointer to an element of a list."""
+        if given := self.facts.given.get(self.stretch.address):
+            value = substitute(value, given)
         if self.elements:
             self.extended |= set(compared(value, self.elements))
             if not (element and is_near(value, self.elements)):

@@ -46,6 +46,8 @@ class Deferred:
     """The globals that say that one item (its flag) runs behind another."""
     registers: frozenset[int] = frozenset()
     """The calls, by their stretch, with which init shows the driver to its users; empty if there is none."""
+    arguments: Mapping[int, int] = field(default_factory=dict)
+    """What the kernel hands to an entry: its only object (a timer's function gets the timer, a work's the item)."""
 
     def globals(self) -> frozenset[str]:
         """Return all flags and locks."""
@@ -86,12 +88,13 @@ def deferred(facts: Facts, names: Mapping[int, str], registers: frozenset[int] =
     """
     handlers: dict[int, set[int]] = {}
     for place, functions in facts.initialised.items():
-        handlers.setdefault(place, set()).update(functions)
+        if not facts.memory.unused(place):
+            handlers.setdefault(place, set()).update(functions)
     lost = False
     for call in facts.deferrals.values():
         if call.name in ARMING:
             lost |= call.objects is None
-            for place in call.objects or ():
+            for place in _used(facts, call.objects or frozenset()):
                 held = facts.contents(place + FUNCTION_WORD * facts.convention.word, facts.convention.word).members(64)
                 known = {number for number in held or () if number in facts.module.functions}
                 handlers.setdefault(place, set()).update(known)
@@ -119,14 +122,27 @@ def deferred(facts: Facts, names: Mapping[int, str], registers: frozenset[int] =
     disarms: dict[int, tuple[str, ...]] = {}
     for at, call in facts.deferrals.items():
         if call.name in ARMING:
-            armed = set(flags.values()) if call.objects is None else touched(call.objects)
+            armed = set(flags.values()) if call.objects is None else touched(_used(facts, call.objects))
             certain = call.objects is not None and len(armed) == 1
             arms[at] = dict.fromkeys(sorted(armed), certain)
-        elif call.name in DISARMING and call.objects is not None and len(call.objects) == 1:
-            disarms[at] = tuple(sorted(touched(call.objects) & single))
+        elif call.name in DISARMING and call.objects is not None and len(used := _used(facts, call.objects)) == 1:
+            disarms[at] = tuple(sorted(touched(used) & single))
     ordered = _ordered(facts)
     behind = _behind(facts, flags, single, arms) if ordered else {}
-    return Deferred(flags, frozenset(single), arms, disarms, ordered, *_locks(facts), behind, registers)
+    kinds = [address for address, _ in facts.entries]
+    # Before Linux 4.15 a timer's function got a number, and was not named when the timer was initialised.
+    arguments = {
+        address: min(objects[address])
+        for (address, kind), flag in flags.items()
+        if flag in single and kinds.count(address) == 1 and not facts.astray()
+        if kind == "work" or address in facts.initialised.get(min(objects[address]), ())
+    }
+    return Deferred(flags, frozenset(single), arms, disarms, ordered, *_locks(facts), behind, registers, arguments)
+
+
+def _used(facts: Facts, places: frozenset[int]) -> frozenset[int]:
+    """Return those of the objects that are in use; all, if none is."""
+    return frozenset(place for place in places if not facts.memory.unused(place)) or places
 
 
 def _behind(

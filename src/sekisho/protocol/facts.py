@@ -98,6 +98,20 @@ class Facts:
     """Entries that nobody calls while init runs."""
     early: frozenset[int] = frozenset()
     """Stretches that are come to while init runs alone: there a variable may still be as it was first."""
+    given: Mapping[int, Mapping[Expression, int]] = field(default_factory=dict)
+    """The numbers that registers hold, by stretch, because of what the kernel hands to an entry."""
+
+    def astray(self) -> bool:
+        """Whether there is a call of which it is not known where it goes."""
+        stretches = (each for routine in self.routines.values() for each in routine.stretches.values())
+        return any(
+            each.call is not None
+            and each.call.target is None
+            and each.address in self.reached
+            and self.callees.get(each.address) is None
+            and self.kernel_callee(each) is None
+            for each in stretches
+        )
 
     def exclude(self, ranges: Collection[tuple[int, int]]) -> None:
         """Take it that no access goes to these places (first, end) if it can go elsewhere: they are not in use."""

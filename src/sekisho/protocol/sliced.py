@@ -23,6 +23,7 @@ from sekisho.protocol.elements import Elements, elements, told_apart
 from sekisho.protocol.expression import Constant, Tree, names, write
 from sekisho.protocol.facts import Facts
 from sekisho.protocol.folding import fold
+from sekisho.protocol.given import given
 from sekisho.protocol.later import Limits, index_limits
 from sekisho.protocol.lists import Lists, lists
 from sekisho.protocol.model import (
@@ -102,6 +103,8 @@ def sliced(
     cells = Cells(facts)
     calls = call_graph(facts)
     bound = deferred(facts, names_of, frozenset() if TASKS_REGISTERED.name in without else registering(facts, calls))
+    inside = set().union(*calls.values())
+    facts.given = given(facts, {at: place for at, place in bound.arguments.items() if at not in inside})
     circles = circular(calls)
     heads = Lists() if WHOLE_LISTS.name in without else lists(facts)
     places = elements(facts, cells, heads)

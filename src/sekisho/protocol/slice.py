@@ -25,7 +25,7 @@ from sekisho.protocol.folding import fold, has_limit
 from sekisho.protocol.frame import Frame
 from sekisho.protocol.kernel import GRANTING, INTERRUPTIBLE, LIST_CHECKS, PROMPT, REGISTERING_NUMBER
 from sekisho.protocol.lower import sign_extended
-from sekisho.protocol.model import REGISTERED
+from sekisho.protocol.model import REGISTERED, Constants
 from sekisho.protocol.outcome import split_outcomes
 from sekisho.protocol.registers import BYTE, RESULT, low_byte, plain, register_name
 from sekisho.values.expression import Value
@@ -133,18 +133,21 @@ class _Stretch(Accesses):
         rule, access = context.rules[address], self.stretch.access
         assert access is not None
         first = self.stretch.segment.steps[0] if self.stretch.segment.steps else None
-        bind, datum = None, _UNKNOWN
+        bind, datum, value = None, _UNKNOWN, rule.value
         if first is not None and first.kind == "in" and not access.string:
             bind = f"{plain(parent.name)}_in_{address & 0xFFFFFF:x}"
             if first.result is not None:
                 self.names[first.result] = Name(bind)
         if first is not None and first.kind == "out" and not access.string:
             datum = self.tree(first.operands[1], mask(first.size))
+            match fold(datum):
+                case Constant(int(known)):
+                    value = Constants((known & mask(first.size),))
         point = DraftPoint(
             address,
             site=context.numbers[address],
             addresses=rule.addresses,
-            value=rule.value,
+            value=value,
             datum=datum,
             bind=bind,
         )

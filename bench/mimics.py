@@ -23,7 +23,7 @@ _ALWAYS = ("use_virtual_dma=0", "current_drive=0")
 _OPTIONS = (
     *(word for name in _UNUSED for word in ("--unused", name)),
     *(word for value in _ALWAYS for word in ("--always", value)),
-    *("--single", "drive_state:8"),
+    *("--single", "drive_state:8", "--single", "motor_off_timer:8"),
 )
 _KERNEL_SPACE = 0xFFFF800000000000
 

@@ -122,6 +122,9 @@ class Externs(Returns):
                     ahead.append(number)
                 elif leak and number > 0xFFF:
                     self._leak_set(constant(number), why, "task")
+                    region = self.memory.region(number)
+                    if region is not None and self._early(state):
+                        self._forget(state, region.start, region.end, why)
         seen: set[int] = set()
         while ahead:
             number = ahead.pop()

@@ -1,9 +1,10 @@
-"""What the driver has put on its stack and hands to the kernel, the kernel gets to know: it calls functions in it."""
+"""What the driver hands to the kernel the kernel gets to know: it may change it, and call functions in it."""
 
 from pathlib import Path
 
 import pytest
 from tests.objects import build
+from tests.values.sets import allowed
 
 from sekisho.flow import recover
 from sekisho.image import load
@@ -55,3 +56,21 @@ def test_a_function_that_is_not_handed_over_is_not_called(tmp_path: Path) -> Non
     body = "void (*volatile kept)(void *) = ended; (void)kept; submit(0);"
     driver = build(tmp_path, DRIVER.replace("SIZE", "1").replace("BODY", body), "-O2", "-fno-pie")
     assert ports(driver) == ()
+
+
+def test_what_init_hands_to_the_kernel_the_kernel_may_change_at_once(tmp_path: Path) -> None:
+    source = """
+    struct config { unsigned long number; };
+    int fill(struct config *);
+    static struct config config;
+    int init_module(void)
+    {
+        config.number = 5;
+        fill(&config);
+        asm volatile("outb %b0, $7" :: "a"(config.number));
+        return 0;
+    }
+    """
+    module = recover(load(build(tmp_path, source, "-O2", "-fno-pie", "-mcmodel=kernel")))
+    ((_, values),) = allowed(full.interpret(module, Options())).values()
+    assert all(each in values[0] for each in (5, 0x99))

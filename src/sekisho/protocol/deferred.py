@@ -136,6 +136,7 @@ def deferred(facts: Facts, names: Mapping[int, str], registers: frozenset[int] =
         for (address, kind), flag in flags.items()
         if flag in single and kinds.count(address) == 1 and not facts.astray()
         if kind == "work" or address in facts.initialised.get(min(objects[address]), ())
+        if (region := facts.memory.region(min(objects[address]))) is not None and not region.heap
     }
     return Deferred(flags, frozenset(single), arms, disarms, ordered, *_locks(facts), behind, registers, arguments)
 

@@ -15,11 +15,15 @@ Given = dict[int, Mapping[Expression, int]]
 def given(facts: Facts, arguments: Mapping[int, int]) -> Given:
     """Return what is known in functions, by address, that are called with this first argument and in no other way."""
     first, word = facts.convention.arguments[0], facts.convention.word
+    owners = Counter(address for routine in facts.routines.values() for address in routine.stretches)
+    shared = {address for address, count in owners.items() if count > 1}
     found: Given = {}
     for address, argument in arguments.items():
-        if address in facts.routines:
-            found |= _followed(facts.routines[address], {input_symbol(first, word): argument}, word)
-    return found
+        routine = facts.routines.get(address)
+        # What jumps to an unknown place may come to any.
+        if routine is not None and all(each.ends != "indirect" for each in routine.stretches.values()):
+            found |= _followed(routine, {input_symbol(first, word): argument}, word)
+    return {address: numbers for address, numbers in found.items() if address not in shared}
 
 
 def _followed(routine: Routine, known: Mapping[Expression, int], word: int) -> Given:

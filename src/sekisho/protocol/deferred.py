@@ -129,16 +129,25 @@ def deferred(facts: Facts, names: Mapping[int, str], registers: frozenset[int] =
             disarms[at] = tuple(sorted(touched(used) & single))
     ordered = _ordered(facts)
     behind = _behind(facts, flags, single, arms) if ordered else {}
-    kinds = [address for address, _ in facts.entries]
-    # Before Linux 4.15 a timer's function got a number, and was not named when the timer was initialised.
-    arguments = {
-        address: min(objects[address])
-        for (address, kind), flag in flags.items()
-        if flag in single and kinds.count(address) == 1 and not facts.astray()
-        if kind == "work" or address in facts.initialised.get(min(objects[address]), ())
-        if (region := facts.memory.region(min(objects[address]))) is not None and not region.heap
-    }
+    only = {key: min(objects[key[0]]) for key, flag in flags.items() if flag in single}
+    arguments = _arguments(facts, only)
     return Deferred(flags, frozenset(single), arms, disarms, ordered, *_locks(facts), behind, registers, arguments)
+
+
+def _arguments(facts: Facts, only: Mapping[tuple[int, Kind], int]) -> dict[int, int]:
+    """Return what each entry is called with, if in no other way; `only` are the entries with one object, and that."""
+    if facts.astray():
+        return {}
+    entries = [address for address, _ in facts.entries]
+    found: dict[int, int] = {}
+    for (address, kind), place in only.items():
+        region = facts.memory.region(place)
+        # Before Linux 4.15 a timer's function got a number, and was not named when the timer was initialised.
+        named = kind == "work" or address in facts.initialised.get(place, ())
+        # What is allocated stands for all that is allocated there.
+        if named and entries.count(address) == 1 and region is not None and not region.heap:
+            found[address] = place
+    return found
 
 
 def _used(facts: Facts, places: frozenset[int]) -> frozenset[int]:
